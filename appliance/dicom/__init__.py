@@ -1,0 +1,1 @@
+"""DICOM data sets as the appliance understands them: headers, volumes, outcomes. No network."""

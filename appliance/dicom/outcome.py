@@ -1,0 +1,107 @@
+"""What a model found: the value that flows from a model task to the writers of result objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept (PS3.3 section 8.8): value, coding scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """A series with the same grid, better to look at.
+
+    `voxels` has the shape and order of `Volume.voxels` and the same real-world units.
+    `description` is the sentence of DerivationDescription (0008,2111); `prefix` starts the series
+    description ("AI-DN"); `codes` go to DerivationCodeSequence (0008,9215) in this order.
+    """
+
+    voxels: NDArray[np.float32]
+    description: str
+    prefix: str
+    codes: tuple[Code, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The answer of a triage model: positive or negative, with the evidence for it.
+
+    `score` and `threshold` are 0..1 on the model's own scale; `calibrated` says whether the score may
+    be called a probability. `heat`, where present, has the shape of `Volume.voxels` with values 0..1
+    on the source grid; `key_slice` indexes the slice that shows the finding best.
+    """
+
+    positive: bool
+    score: float
+    threshold: float
+    calibrated: bool
+    finding: Code
+    site: Code
+    urgency: Code
+    key_slice: int
+    heat: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class NotAnalysed:
+    """The model gave no answer. Never to be read as "negative".
+
+    `reason` is a short stable word (`out_of_distribution`, `truncated_pixel_data`) for metrics;
+    `detail` is a sentence for people, without patient data.
+    """
+
+    reason: str
+    detail: str
+
+
+Outcome = Enhanced | Findings | NotAnalysed
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model computed a result: `sha256` is that of its weights file."""
+
+    id: str
+    version: str
+    title: str
+    manufacturer: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StationIdentity:
+    """Which appliance computed a result. `device_uid` is stable for one installation."""
+
+    ae_title: str
+    manufacturer: str
+    product: str
+    version: str
+    serial: str
+    device_uid: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that a result object says about its own origin.
+
+    `pipeline_digest` changes whenever the weights or the parameters change, so that UIDs derived
+    from it never name two different contents. `created` is the first-generation time, aware.
+    """
+
+    station: StationIdentity
+    model: ModelIdentity
+    pipeline_digest: str
+    revision: int
+    created: datetime
+    parameters: dict[str, str] = field(default_factory=dict)

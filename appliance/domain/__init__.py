@@ -1,0 +1,1 @@
+"""Facts, states and decisions of the appliance. Standard library only; no I/O and no clock."""

@@ -1,0 +1,132 @@
+"""`model.yaml`: what a model package declares about itself.
+
+A package is a folder `engines/<id>/` with `model.yaml`, the weights that it names, and `CARD.md`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from appliance.domain.errors import Misconfigured
+
+Range = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodeEntry(_Part):
+    """A coded concept (PS3.3 section 8.8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Weights(_Part):
+    """The weights file and the SHA-256 that it must have."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Contract(_Part):
+    """Which series the model takes. An empty list means "any"; a range includes both ends."""
+
+    modality: list[str]
+    sop_classes: list[str]
+    image_type_forbidden: list[str] = ["DERIVED", "LOCALIZER", "SECONDARY"]
+    body_parts: list[str] = []
+    slices: tuple[int, int] = (1, 5000)
+    rows: tuple[int, int] = (32, 4096)
+    columns: tuple[int, int] = (32, 4096)
+    pixel_spacing_mm: Range = (0.01, 10.0)
+    slice_spacing_mm: Range = (0.01, 100.0)
+    uniform_slices: bool = False
+    """Refuse a series with missing slices or uneven gaps."""
+    gantry_tilt_degrees: float = 90.0
+    """The largest angle between slice normal and slice displacement."""
+
+
+class EnhanceTask(_Part):
+    """Same grid in, same grid out; the graph bounds its own residual."""
+
+    kind: Literal["enhance"]
+    strength: Annotated[float, Field(ge=0.0, le=1.0)]
+    prefix: str
+    codes: list[CodeEntry]
+
+
+class TriageTask(_Part):
+    """A finding, its operating point and how urgent it is."""
+
+    kind: Literal["triage"]
+    preparation: str
+    """How slices become the graph's input: a name of `models.tasks.triage.PREPARATIONS`."""
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)]
+    calibrated: bool
+    finding: CodeEntry
+    site: CodeEntry
+    urgency: CodeEntry
+    out_of_distribution: float
+    """A slice whose distance output exceeds this is not scored."""
+
+
+Task = Annotated[EnhanceTask | TriageTask, Field(discriminator="kind")]
+
+
+class Manifest(_Part):
+    """The whole of `model.yaml`."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    title: str
+    manufacturer: str
+    intended_use: str
+    weights: Weights
+    accepts: Contract
+    task: Task
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read `folder/model.yaml` and check the weights file against its checksum.
+
+    Raises:
+        Misconfigured: the manifest is missing or wrong, or the weights are missing or not the ones
+            that the manifest names.
+    """
+    path = folder / "model.yaml"
+    try:
+        manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise Misconfigured([f"model {folder.name}: {path} is missing"]) from None
+    except yaml.YAMLError as error:
+        raise Misconfigured([f"model {folder.name}: {path} is not valid YAML: {error}"]) from error
+    except ValidationError as error:
+        raise Misconfigured(
+            [
+                f"model {folder.name}: {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                for problem in error.errors()
+            ]
+        ) from error
+    if manifest.id != folder.name:
+        raise Misconfigured([f"model {folder.name}: {path} declares the id {manifest.id!r}"])
+    weights = folder / manifest.weights.file
+    try:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise Misconfigured([f"model {manifest.id}: {weights} is missing"]) from None
+    if digest != manifest.weights.sha256:
+        raise Misconfigured(
+            [
+                f"model {manifest.id}: {weights} has the SHA-256 {digest}, but model.yaml names "
+                f"{manifest.weights.sha256}: restore the released file"
+            ]
+        )
+    return manifest
