@@ -1,0 +1,113 @@
+"""The facts that flow between the layers. Frozen; nothing here does anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who sent an instance, as the association said it."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One received SOP instance that lies in the spool.
+
+    `sha256` is that of the encoded data set without preamble and file meta information; `facts` is
+    the JSON of `dicom.header.Facts`; `ours` says that this appliance made the object.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+    sha256: str
+    size: int
+    spool_key: str
+    origin: Origin
+    facts: str
+    ours: bool
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One result object, written once to the spool and sent from there for good."""
+
+    kind: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sha256: str
+    size: int
+    spool_key: str
+    urgent: bool
+
+
+class Priority(IntEnum):
+    """The order in which deliveries leave: the smallest first."""
+
+    URGENT_RESULT = 0
+    ORIGINAL = 1
+    ROUTINE_RESULT = 2
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One spooled file on its way to one destination. `attempts` includes the present one."""
+
+    id: int
+    destination: str
+    spool: str
+    spool_key: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    priority: Priority
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on one or more series at given revisions. `attempts` includes the present one."""
+
+    id: int
+    model: str
+    model_sha256: str
+    series: tuple[tuple[str, int], ...]
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The destination has the object."""
+
+    status: int
+
+
+@dataclass(frozen=True)
+class Postponed:
+    """Nobody knows or not yet: to be sent again under the same UID."""
+
+    reason: str
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The destination will never take this object as it is: a person is needed."""
+
+    reason: str
+    status: int | None = None
+
+
+SendResult = Stored | Postponed | Refused

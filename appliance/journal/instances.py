@@ -1,0 +1,108 @@
+"""Received instances: recording them once, with their series and the deliveries of the originals."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from enum import Enum
+
+from appliance.domain.states import SERIES
+from appliance.domain.types import Instance, Priority
+from appliance.journal.clock import boot_seconds, wall_time
+from appliance.journal.database import move
+from appliance.journal.deliveries import enqueue
+
+
+class Recorded(Enum):
+    """What an instance turned out to be. `keeps_file` is False where its spool file is superfluous."""
+
+    NEW = "new"
+    CHANGED_CONTENT = "changed_content"
+    DUPLICATE = "duplicate"
+    OWN_RESULT = "own_result"
+
+    @property
+    def keeps_file(self) -> bool:
+        return self in (Recorded.NEW, Recorded.CHANGED_CONTENT)
+
+
+def record(connection: sqlite3.Connection, instance: Instance, destinations: Sequence[str]) -> Recorded:
+    """Record one spooled instance and put it into the outbox of `destinations`.
+
+    An identical duplicate is recorded once. Another content under a known UID is kept beside the first
+    and forwarded, and models are held for its series. Our own results that come back are neither
+    forwarded nor processed.
+    """
+    uid = instance.sop_instance_uid
+    if (
+        instance.ours
+        or connection.execute("SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (uid,)).fetchone()
+    ):
+        return Recorded.OWN_RESULT
+    known = connection.execute("SELECT sha256 FROM instances WHERE sop_instance_uid = ?", (uid,)).fetchall()
+    if any(row["sha256"] == instance.sha256 for row in known):
+        return Recorded.DUPLICATE
+    _insert(connection, instance)
+    _touch_series(connection, instance, changed_content=bool(known))
+    enqueue(connection, "originals", instance, Priority.ORIGINAL, destinations)
+    return Recorded.CHANGED_CONTENT if known else Recorded.NEW
+
+
+def _insert(connection: sqlite3.Connection, instance: Instance) -> None:
+    connection.execute(
+        "INSERT INTO instances (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study_instance_uid,"
+        " series_instance_uid, sha256, size, spool_key, calling_ae_title, called_ae_title, address, facts,"
+        " received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            instance.sop_instance_uid,
+            instance.sop_class_uid,
+            instance.transfer_syntax_uid,
+            instance.study_instance_uid,
+            instance.series_instance_uid,
+            instance.sha256,
+            instance.size,
+            instance.spool_key,
+            instance.origin.calling_ae_title,
+            instance.origin.called_ae_title,
+            instance.origin.address,
+            instance.facts,
+            wall_time(),
+        ),
+    )
+
+
+def _touch_series(connection: sqlite3.Connection, instance: Instance, *, changed_content: bool) -> None:
+    now = boot_seconds()
+    uid = instance.series_instance_uid
+    row = connection.execute("SELECT state FROM series WHERE series_instance_uid = ?", (uid,)).fetchone()
+    if row is None:
+        connection.execute(
+            "INSERT INTO series (series_instance_uid, study_instance_uid, modality, state, first_s, last_s)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (uid, instance.study_instance_uid, instance.modality, SERIES.initial, now, now),
+        )
+        return
+    if row["state"] != SERIES.initial:
+        move(connection, SERIES, uid, "late_instance")
+        connection.execute(
+            "UPDATE series SET revision = revision + 1, first_s = ? WHERE series_instance_uid = ?", (now, uid)
+        )
+    connection.execute(
+        "UPDATE series SET last_s = ?, changed_content = max(changed_content, ?)"
+        " WHERE series_instance_uid = ?",
+        (now, changed_content, uid),
+    )
+
+
+def spool_keys(connection: sqlite3.Connection) -> set[str]:
+    """The spool keys of all recorded instances: what a start compares the spool with."""
+    return {row["spool_key"] for row in connection.execute("SELECT spool_key FROM instances")}
+
+
+def of_series(connection: sqlite3.Connection, series_instance_uid: str) -> list[sqlite3.Row]:
+    """`spool_key`, `facts`, `calling_ae_title` and `called_ae_title` of a series' instances, as received."""
+    return connection.execute(
+        "SELECT spool_key, facts, calling_ae_title, called_ae_title FROM instances"
+        " WHERE series_instance_uid = ? ORDER BY id",
+        (series_instance_uid,),
+    ).fetchall()

@@ -1,0 +1,139 @@
+"""Jobs: claiming, finishing, and giving up after too many attempts."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance.domain.states import JOB
+from appliance.domain.types import Artifact, Job, Priority
+from appliance.journal.clock import boot_seconds, wall_time
+from appliance.journal.database import move
+from appliance.journal.deliveries import enqueue
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job ended with. `outcome` is one of the words of the `jobs.outcome` column."""
+
+    outcome: str
+    reason: str | None
+    detail: str | None
+    seconds: float
+
+
+def claim(connection: sqlite3.Connection) -> Job | None:
+    """Claim the oldest job that is due; its attempt counts from here, whatever becomes of it."""
+    row = connection.execute(
+        "SELECT id FROM jobs WHERE state = 'queued' AND due_s <= ? ORDER BY id LIMIT 1", (boot_seconds(),)
+    ).fetchone()
+    if row is None:
+        return None
+    move(connection, JOB, row["id"], "claim")
+    connection.execute("UPDATE jobs SET attempts = attempts + 1 WHERE id = ?", (row["id"],))
+    return _job(connection, row["id"])
+
+
+def release(connection: sqlite3.Connection, *, maximum_attempts: int) -> list[Job]:
+    """Take back what a process that died was running: once more, or failed if that was its last attempt.
+
+    To be called by the only process that runs jobs, before it claims any. Returns the failed jobs.
+    """
+    failed = []
+    for row in connection.execute("SELECT id, attempts FROM jobs WHERE state = 'running'").fetchall():
+        if row["attempts"] < maximum_attempts:
+            move(connection, JOB, row["id"], "lease_lost")
+            continue
+        reason = f"the inference process died {row['attempts']} times on this job"
+        give_up(connection, row["id"], reason="crashed", detail=reason)
+        failed.append(_job(connection, row["id"]))
+    return failed
+
+
+def give_up(connection: sqlite3.Connection, job_id: int, *, reason: str, detail: str) -> None:
+    """The job failed for good: its series is not analysed, and the reason is kept."""
+    move(connection, JOB, job_id, "give_up", detail=reason)
+    connection.execute(
+        "UPDATE jobs SET outcome = 'not_analysed', reason = ?, detail = ? WHERE id = ?",
+        (reason, detail, job_id),
+    )
+
+
+def retry(connection: sqlite3.Connection, job_id: int, *, delay_s: float, detail: str) -> None:
+    """The attempt failed in a way that may heal: queue the job again after `delay_s`."""
+    move(connection, JOB, job_id, "retry", detail=detail)
+    connection.execute("UPDATE jobs SET due_s = ? WHERE id = ?", (boot_seconds() + delay_s, job_id))
+
+
+def finish(
+    connection: sqlite3.Connection,
+    job: Job,
+    result: Result,
+    artifacts: Sequence[Artifact],
+    destinations: Sequence[str],
+) -> list[str]:
+    """End a job and put its artifacts into the outbox, all in the caller's transaction.
+
+    An artifact whose SOP instance UID is already known (a series that was run again because of a late
+    image) is dropped: the first finished bytes are the result for good.
+
+    Returns:
+        The spool keys of the dropped artifacts, which the caller removes once the transaction stands.
+    """
+    dropped = []
+    for artifact in artifacts:
+        if connection.execute(
+            "SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (artifact.sop_instance_uid,)
+        ).fetchone():
+            dropped.append(artifact.spool_key)
+            continue
+        _insert_artifact(connection, job.id, artifact)
+        priority = Priority.URGENT_RESULT if artifact.urgent else Priority.ROUTINE_RESULT
+        enqueue(connection, "results", artifact, priority, destinations)
+    move(connection, JOB, job.id, "succeed", detail=result.outcome)
+    connection.execute(
+        "UPDATE jobs SET outcome = ?, reason = ?, detail = ?, seconds = ? WHERE id = ?",
+        (result.outcome, result.reason, result.detail, result.seconds, job.id),
+    )
+    return dropped
+
+
+def artifact_keys(connection: sqlite3.Connection) -> set[str]:
+    """The spool keys of all artifacts: files beside these belong to attempts that never finished."""
+    return {row["spool_key"] for row in connection.execute("SELECT spool_key FROM artifacts")}
+
+
+def _job(connection: sqlite3.Connection, job_id: int) -> Job:
+    row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    series = connection.execute(
+        "SELECT series_instance_uid, revision FROM job_series WHERE job_id = ?", (job_id,)
+    ).fetchall()
+    return Job(
+        row["id"],
+        row["model"],
+        row["model_sha256"],
+        tuple((entry["series_instance_uid"], entry["revision"]) for entry in series),
+        row["attempts"],
+    )
+
+
+def _insert_artifact(connection: sqlite3.Connection, job_id: int, artifact: Artifact) -> None:
+    connection.execute(
+        "INSERT INTO artifacts (job_id, kind, sop_instance_uid, sop_class_uid, transfer_syntax_uid,"
+        " study_instance_uid, series_instance_uid, sha256, size, spool_key, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            job_id,
+            artifact.kind,
+            artifact.sop_instance_uid,
+            artifact.sop_class_uid,
+            artifact.transfer_syntax_uid,
+            artifact.study_instance_uid,
+            artifact.series_instance_uid,
+            artifact.sha256,
+            artifact.size,
+            artifact.spool_key,
+            wall_time(),
+        ),
+    )

@@ -1,0 +1,131 @@
+-- The states in the CHECK constraints repeat appliance/domain/states.py; a test compares them.
+-- Columns that end in _s are seconds of the boot clock (see clock.py); those in _at are wall-clock
+-- times for people and are never compared.
+
+CREATE TABLE IF NOT EXISTS boot (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    boot_id TEXT NOT NULL
+) STRICT;
+
+-- One row for each different content that was received. Never changed, so that the spool's files can be
+-- matched to it for good.
+CREATE TABLE IF NOT EXISTS instances (
+    id INTEGER PRIMARY KEY,
+    sop_instance_uid TEXT NOT NULL,
+    sop_class_uid TEXT NOT NULL,
+    transfer_syntax_uid TEXT NOT NULL,
+    study_instance_uid TEXT NOT NULL,
+    series_instance_uid TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    spool_key TEXT NOT NULL UNIQUE,
+    calling_ae_title TEXT NOT NULL,
+    called_ae_title TEXT NOT NULL,
+    address TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    received_at TEXT NOT NULL,
+    UNIQUE (sop_instance_uid, sha256)
+) STRICT;
+CREATE INDEX IF NOT EXISTS instances_by_series ON instances (series_instance_uid);
+
+CREATE TABLE IF NOT EXISTS series (
+    series_instance_uid TEXT PRIMARY KEY,
+    study_instance_uid TEXT NOT NULL,
+    modality TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'complete', 'planned', 'skipped')),
+    revision INTEGER NOT NULL DEFAULT 1,
+    first_s REAL NOT NULL,                      -- first image of this revision
+    last_s REAL NOT NULL,                       -- latest image
+    changed_content INTEGER NOT NULL DEFAULT 0, -- 1: one UID arrived with two contents; models are held
+    completed_by TEXT                           -- the evidence: announced_count, quiet, maximum_wait
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS series_by_state ON series (state) WHERE state IN ('open', 'complete');
+
+-- Why a model did not take a series. An answer that is missing here and in jobs has not been decided yet.
+CREATE TABLE IF NOT EXISTS skips (
+    series_instance_uid TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    PRIMARY KEY (series_instance_uid, revision, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY,
+    input TEXT NOT NULL UNIQUE,                 -- model and series with revisions: one job for each
+    model TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+    attempts INTEGER NOT NULL DEFAULT 0,        -- counted when claimed, so that a crash counts too
+    due_s REAL NOT NULL DEFAULT 0,
+    outcome TEXT CHECK (outcome IN ('enhanced', 'positive', 'negative', 'not_analysed')),
+    reason TEXT,
+    detail TEXT,
+    seconds REAL,
+    created_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, due_s) WHERE state IN ('queued', 'running');
+
+CREATE TABLE IF NOT EXISTS job_series (
+    job_id INTEGER NOT NULL REFERENCES jobs (id),
+    series_instance_uid TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    PRIMARY KEY (job_id, series_instance_uid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS job_series_by_series ON job_series (series_instance_uid);
+
+CREATE TABLE IF NOT EXISTS artifacts (
+    id INTEGER PRIMARY KEY,
+    job_id INTEGER NOT NULL REFERENCES jobs (id),
+    kind TEXT NOT NULL,
+    sop_instance_uid TEXT NOT NULL UNIQUE,
+    sop_class_uid TEXT NOT NULL,
+    transfer_syntax_uid TEXT NOT NULL,
+    study_instance_uid TEXT NOT NULL,
+    series_instance_uid TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    spool_key TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS artifacts_by_job ON artifacts (job_id);
+
+CREATE TABLE IF NOT EXISTS deliveries (
+    id INTEGER PRIMARY KEY,
+    destination TEXT NOT NULL,
+    spool TEXT NOT NULL CHECK (spool IN ('originals', 'results')),
+    spool_key TEXT NOT NULL,
+    sop_instance_uid TEXT NOT NULL,
+    sop_class_uid TEXT NOT NULL,
+    transfer_syntax_uid TEXT NOT NULL,
+    study_instance_uid TEXT NOT NULL,
+    series_instance_uid TEXT NOT NULL,
+    priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 2),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'stored', 'rejected')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    due_s REAL NOT NULL DEFAULT 0,
+    status INTEGER,                             -- last DIMSE status
+    reason TEXT,                                -- why it was postponed or refused
+    created_s REAL NOT NULL,
+    created_at TEXT NOT NULL,
+    stored_at TEXT,
+    UNIQUE (destination, spool_key)
+) STRICT;
+CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (destination, priority, id) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS deliveries_sending ON deliveries (destination, study_instance_uid) WHERE state = 'sending';
+CREATE INDEX IF NOT EXISTS deliveries_rejected ON deliveries (destination) WHERE state = 'rejected';
+CREATE INDEX IF NOT EXISTS deliveries_by_series ON deliveries (series_instance_uid);
+
+-- Every transition, in the transaction that made it.
+CREATE TABLE IF NOT EXISTS history (
+    id INTEGER PRIMARY KEY,
+    aggregate TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    event TEXT NOT NULL,
+    source TEXT NOT NULL,
+    target TEXT NOT NULL,
+    detail TEXT,
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS history_by_aggregate ON history (aggregate, aggregate_id);
