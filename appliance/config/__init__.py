@@ -1,0 +1,1 @@
+"""What the administrator may set: the schema, the loader that names every mistake, the reference text."""

@@ -1,0 +1,261 @@
+"""Every setting: its type, default, limits and meaning. The documentation is written from this file."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from appliance.config.values import (
+    DEFAULT_QUIET_S,
+    TLS_PORT,
+    AETitle,
+    Host,
+    Name,
+    Network,
+    PathSetting,
+    Port,
+    QuietSeconds,
+    ReadableFile,
+    Seconds,
+    TimeZone,
+    stable_serial,
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Station(_Section):
+    """Who the appliance is."""
+
+    ae_title: AETitle = Field(
+        description="Application Entity title of the appliance: scanners call it and the PACS sees it."
+    )
+    timezone: TimeZone = Field(
+        default="",
+        description="Time zone of the dates and times in result objects, for example Europe/Berlin. "
+        "Empty: the zone of the machine.",
+    )
+    device_serial: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        default_factory=stable_serial,
+        description="Device Serial Number (0018,1000) in result objects. "
+        "Left out: a number derived from the identity of the machine, the same after every start.",
+    )
+
+
+class Accept(_Section):
+    """One rule of who may send. A peer is accepted when one rule fits both its title and its address."""
+
+    ae_title: Annotated[str, Field(min_length=1, max_length=16)] = Field(
+        default="*", description='Calling AE title; "*" fits every title.'
+    )
+    networks: Annotated[list[Network], Field(min_length=1)] = Field(
+        description="Networks in CIDR form from which the peer may call."
+    )
+
+
+class ListenerTLS(_Section):
+    """A second port that speaks DICOM over TLS (PS3.15 Annex B)."""
+
+    port: Port = Field(default=TLS_PORT, description="TCP port for DICOM over TLS.")
+    certificate: ReadableFile = Field(description="PEM file with the appliance's certificate chain.")
+    key: ReadableFile = Field(description="PEM file with the certificate's private key.")
+    ca: ReadableFile | None = Field(
+        default=None,
+        description="PEM file with the authorities that may sign a peer's certificate; "
+        "given, every peer must show one. Left out: peers are not asked for a certificate.",
+    )
+
+
+class Listener(_Section):
+    """Where and from whom images are received."""
+
+    host: Host = Field(default="0.0.0.0", description="Address to listen on; 0.0.0.0 is every IPv4 address.")
+    port: Port = Field(default=11112, description="TCP port for DICOM.")
+    accept: list[Accept] = Field(
+        default_factory=lambda: [
+            Accept(ae_title="*", networks=[ip_network("127.0.0.0/8"), ip_network("::1/128")])
+        ],
+        description="Rules of who may send. Left out: only this machine.",
+    )
+    maximum_associations: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=64, description="Associations served at the same time; one more is rejected for the moment."
+    )
+    maximum_pdu: Annotated[int, Field(ge=4096, le=1048576)] = Field(
+        default=131072, description="Largest PDU in bytes that a peer may send (PS3.8 Annex D.1)."
+    )
+    network_timeout_s: Seconds = Field(
+        default=600.0,
+        description="Seconds without a message after which an association is aborted. "
+        "Ultrasound and some CT keep one open between images.",
+    )
+    tls: ListenerTLS | None = Field(default=None, description="A second port with TLS. Left out: no TLS.")
+
+
+class Storage(_Section):
+    """Where images, results and the journal are kept. A local disk, not a network file system."""
+
+    path: PathSetting = Field(
+        description="Folder of spool and journal, relative to the folder of the configuration file."
+    )
+    minimum_free_mb: Annotated[int, Field(ge=0)] = Field(
+        default=1024,
+        description="Below this free space (MiB) images are refused with the status Out of Resources.",
+    )
+
+
+class DicomDestination(_Section):
+    """A DICOM node that receives originals, results or both."""
+
+    kind: Literal["dicom"] = Field(default="dicom", description="Kind of destination.")
+    ae_title: AETitle = Field(description="AE title of the destination.")
+    host: Host = Field(description="Host name or address of the destination.")
+    port: Port = Field(description="TCP port of the destination.")
+    required: bool = Field(
+        default=True, description="Retention and storage commitment wait for this destination."
+    )
+
+
+class Match(_Section):
+    """Narrows what the model takes. An empty list means any."""
+
+    modality: list[str] = Field(default=[], description="Modality (0008,0060) is one of these.")
+    body_part: list[str] = Field(default=[], description="Body Part Examined (0018,0015) is one of these.")
+    station_name: list[str] = Field(default=[], description="Station Name (0008,1010) is one of these.")
+
+
+class Pipeline(_Section):
+    """One model and where its results go."""
+
+    model: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = Field(
+        description="Id of the model package: its folder's name in `engines.path`."
+    )
+    destinations: Annotated[list[str], Field(min_length=1)] = Field(
+        description="Names of the destinations that get the results."
+    )
+    match: Match = Field(default_factory=Match, description="Narrows which series the model gets.")
+    strength: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+        default=None, description="Strength of an enhancement model instead of the package's own."
+    )
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None, description="Operating point of a triage model instead of the package's own."
+    )
+
+
+class Engines(_Section):
+    """Where the model packages are."""
+
+    path: PathSetting = Field(
+        default_factory=lambda: Path(__file__).resolve().parents[2] / "engines",
+        description="Folder with one folder for each model package. "
+        "Left out: `engines` beside the installed program.",
+    )
+
+
+class Completeness(_Section):
+    """When a series counts as complete."""
+
+    quiet_s: QuietSeconds = Field(
+        default=DEFAULT_QUIET_S,
+        description="Seconds without a new image after which a series is complete, by modality; "
+        "`default` is for every other one.",
+    )
+    maximum_wait_s: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
+        default=600.0, description="Seconds after the first image at which a series is taken as it is."
+    )
+
+    def quiet_for(self, modality: str) -> float:
+        """Seconds of quiet that complete a series of `modality`."""
+        return self.quiet_s.get(modality, self.quiet_s["default"])
+
+
+class Inference(_Section):
+    """How models are run."""
+
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="Processor threads for a model; 0 is one for each core."
+    )
+    attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="Times that a job is tried before it is reported as not analysed."
+    )
+    hang_s: Annotated[float, Field(ge=5.0, le=86400.0)] = Field(
+        default=120.0, description="Seconds without progress after which the inference process is restarted."
+    )
+
+
+class DeliverySettings(_Section):
+    """How images and results are sent."""
+
+    retry_minimum_s: Annotated[float, Field(ge=0.1, le=86400.0)] = Field(
+        default=5.0, description="Seconds before the first retry; each further one waits longer."
+    )
+    retry_maximum_s: Annotated[float, Field(ge=0.1, le=86400.0)] = Field(
+        default=600.0, description="Longest wait in seconds between two attempts."
+    )
+    dimse_timeout_s: Annotated[float, Field(ge=1.0, le=3600.0)] = Field(
+        default=120.0, description="Seconds that a destination may take to answer one message."
+    )
+    associations: Annotated[int, Field(ge=1, le=4)] = Field(
+        default=2, description="Associations at the same time to one destination."
+    )
+
+
+class Monitor(_Section):
+    """The HTTP port with /metrics, /healthz and /readyz."""
+
+    host: Host = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Port = Field(default=9464, description="TCP port.")
+
+
+class Log(_Section):
+    """Messages on standard error, one JSON object a line, without patient data."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe messages that are written."
+    )
+
+
+class Config(_Section):
+    """The whole configuration of one appliance."""
+
+    station: Station = Field(description="Who the appliance is.")
+    listener: Listener = Field(default_factory=Listener, description="Where images are received.")
+    storage: Storage = Field(description="Where images, results and the journal are kept.")
+    destinations: dict[Name, DicomDestination] = Field(
+        default={}, description="Where images and results go, by name."
+    )
+    originals: list[str] | None = Field(
+        default=None, description="Destinations that get the originals. Left out: all DICOM destinations."
+    )
+    pipelines: list[Pipeline] = Field(default=[], description="The models in use and where their results go.")
+    engines: Engines = Field(default_factory=Engines, description="Where the model packages are.")
+    completeness: Completeness = Field(
+        default_factory=Completeness, description="When a series counts as complete."
+    )
+    inference: Inference = Field(default_factory=Inference, description="How models are run.")
+    delivery: DeliverySettings = Field(
+        default_factory=DeliverySettings, description="How images and results are sent."
+    )
+    monitor: Monitor = Field(default_factory=Monitor, description="The HTTP port for metrics and health.")
+    log: Log = Field(default_factory=Log, description="Messages on standard error.")
+
+    @property
+    def originals_destinations(self) -> tuple[str, ...]:
+        """Names of the destinations that get every original."""
+        if self.originals is not None:
+            return tuple(self.originals)
+        return tuple(name for name, destination in self.destinations.items() if destination.kind == "dicom")
+
+    @property
+    def run_directory(self) -> Path:
+        """Folder of the processes' sockets."""
+        return self.storage.path / "run"
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's database file."""
+        return self.storage.path / "journal.sqlite"

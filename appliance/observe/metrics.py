@@ -1,0 +1,203 @@
+"""Every metric of the appliance, and how those of many processes become one page.
+
+Labels hold names from the configuration and words from a fixed list, never anything out of a data set.
+Each process serves its metrics on a Unix socket in the run directory; the monitor reads them all and
+adds the label `process`, which no metric here may have of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from appliance.observe import sockets
+
+_log = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 2.0
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+RECEIVED_OUTCOMES = (
+    "stored",  # new, on stable storage
+    "duplicate",  # the same object again
+    "changed_duplicate",  # the same SOP Instance UID with other content
+    "quarantined",  # unreadable; the bytes are kept
+    "loop",  # made by this appliance and sent back to it
+    "failed",  # refused, the scanner keeps it: no space, or a fault of ours
+)
+ASSOCIATION_RESULTS = (
+    ("accepted", "none"),
+    ("rejected", "called_ae_title"),
+    ("rejected", "calling_ae_title"),
+    ("rejected", "network"),
+    ("rejected", "limit"),
+    ("rejected", "resources"),
+)
+SERIES_DECISIONS = ("planned", "skipped")
+JOB_OUTCOMES = (
+    "positive",
+    "negative",
+    "enhanced",
+    "not_analysed",  # a sentence says why; never to be read as negative
+    "failed",  # every attempt failed
+)
+DELIVERY_KINDS = ("original", "result")
+DELIVERY_RESULTS = ("stored", "postponed", "refused")
+RESTART_REASONS = ("exit", "signal", "hang")
+WORKERS = ("receive", "plan", "infer", "forward", "monitor")
+
+INSTANCES_RECEIVED = Counter(
+    "appliance_instances_received_total",
+    "SOP instances that came over C-STORE, by what became of them.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+RECEIVED_BYTES = Counter(
+    "appliance_received_bytes_total", "Bytes of the data sets that came over C-STORE.", registry=REGISTRY
+)
+ASSOCIATIONS = Counter(
+    "appliance_associations_total",
+    "Association requests, by answer and reason.",
+    ["result", "reason"],
+    registry=REGISTRY,
+)
+RECEIVE_SECONDS = Histogram(
+    "appliance_receive_seconds",
+    "Seconds from the whole data set to the C-STORE response.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+    registry=REGISTRY,
+)
+SERIES_DECIDED = Counter(
+    "appliance_series_decided_total",
+    "Decisions about complete series.",
+    ["decision"],
+    registry=REGISTRY,
+)
+MODEL_SKIPS = Counter(
+    "appliance_model_skips_total",
+    "Series that a model did not take, by reason.",
+    ["model", "reason"],
+    registry=REGISTRY,
+)
+JOBS_FINISHED = Counter(
+    "appliance_jobs_finished_total", "Finished jobs, by outcome.", ["model", "outcome"], registry=REGISTRY
+)
+INFERENCE_SECONDS = Histogram(
+    "appliance_inference_seconds",
+    "Seconds from the claim of a job to its results in the journal.",
+    ["model"],
+    buckets=(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0),
+    registry=REGISTRY,
+)
+DELIVERIES = Counter(
+    "appliance_deliveries_total",
+    "Attempts to deliver an object, by result.",
+    ["destination", "kind", "result"],
+    registry=REGISTRY,
+)
+DELIVERY_SECONDS = Histogram(
+    "appliance_delivery_seconds",
+    "Seconds of one C-STORE to a destination.",
+    ["destination"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0),
+    registry=REGISTRY,
+)
+WORKER_RESTARTS = Counter(
+    "appliance_worker_restarts_total",
+    "Times that a process of the appliance was started again, by why it had ended.",
+    ["worker", "reason"],
+    registry=REGISTRY,
+)
+
+
+def expose(run_directory: Path, name: str) -> threading.Thread:
+    """Serve this process's metrics on a Unix socket in `run_directory` until the process ends.
+
+    Raises:
+        OSError: the socket cannot be made.
+    """
+    listener = sockets.bind(_metrics_path(run_directory, name), socket.SOCK_STREAM)
+    listener.listen(8)
+    thread = threading.Thread(target=_serve, args=(listener,), name="metrics", daemon=True)
+    thread.start()
+    return thread
+
+
+def _serve(listener: socket.socket) -> None:
+    while True:
+        reader, _ = listener.accept()
+        with reader:
+            reader.settimeout(READ_TIMEOUT_S)
+            try:
+                reader.sendall(generate_latest(REGISTRY))
+            except OSError:
+                # The reader went away; it asks again.
+                _log.info("a reader of the metrics went away")
+
+
+def collect(run_directory: Path, names: Iterable[str]) -> list[Metric]:
+    """The metrics of the processes `names`, one family each, every sample with its `process`.
+
+    A process that does not answer contributes only `appliance_process_up` 0.
+    """
+    up = GaugeMetricFamily("appliance_process_up", "1 if the process answers, else 0.", labels=["process"])
+    families: dict[str, Metric] = {}
+    for name in names:
+        text = _read(_metrics_path(run_directory, name))
+        up.add_metric([name], 0.0 if text is None else 1.0)
+        for family in text_string_to_metric_families(text or ""):
+            merged = families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type, family.unit)
+            )
+            merged.samples += [
+                sample._replace(labels={"process": name, **sample.labels}) for sample in family.samples
+            ]
+    return [up, *families.values()]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        with sockets.connect(path, socket.SOCK_STREAM) as server:
+            server.settimeout(READ_TIMEOUT_S)
+            parts = []
+            while part := server.recv(65536):
+                parts.append(part)
+    except OSError:
+        return None
+    return b"".join(parts).decode()
+
+
+def _metrics_path(run_directory: Path, name: str) -> Path:
+    return run_directory / f"{name}.metrics"
+
+
+def _start_at_zero() -> None:
+    """A counter that is absent until its first event hides that event from `rate()`."""
+    for outcome in RECEIVED_OUTCOMES:
+        INSTANCES_RECEIVED.labels(outcome)
+    for result, reason in ASSOCIATION_RESULTS:
+        ASSOCIATIONS.labels(result, reason)
+    for decision in SERIES_DECISIONS:
+        SERIES_DECIDED.labels(decision)
+
+
+_start_at_zero()
