@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import struct
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
+
+from appliance.dicom.geometry import SeriesGeometry, check_series
+from appliance.dicom.header import Facts, read_facts
+from appliance.domain.errors import GiveUp
+
+# What decoders and the parser raise on damaged data; none of them has a base class of its own.
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+_NOT_ONE_STACK = ("missing_geometry", "mixed_geometry", "repeated_positions")
+
+
+class Unusable(GiveUp):
+    """A series that no model can look at; `reason` is a short stable word for metrics."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -19,7 +57,7 @@ class Volume:
     `sources` are the headers (data sets without pixel data) in the same order; `pixel_sha256`, also in
     that order, are hashes of each image's stored pixels and geometry.
     `spacing` is (between slices, between rows, between columns) in mm; the first is the distance of
-    slice centres, or SliceThickness for a single slice.
+    slice centres, or SliceThickness for a single slice. `geometry` is what `check_series` measured.
     """
 
     voxels: NDArray[np.float32]
@@ -27,3 +65,184 @@ class Volume:
     sources: tuple[Dataset, ...]
     pixel_sha256: tuple[str, ...]
     spacing: tuple[float, float, float]
+    geometry: SeriesGeometry
+
+
+@dataclass(frozen=True)
+class _Slice:
+    values: NDArray[np.float32]
+    padding: NDArray[np.bool_] | None
+    header: Dataset
+    sha256: str
+
+
+def load_volume(paths: Sequence[Path]) -> Volume:
+    """Decode the images of one series, Part-10 files in any order, into a volume.
+
+    Missing slices are allowed: whether a model accepts them is the model's decision.
+
+    Raises:
+        Unusable: with the reason `missing_geometry`, `mixed_geometry`, `repeated_positions`,
+            `multi_frame`, `unsupported_pixels` (not monochrome, or neither 8 nor 16 bits allocated),
+            `missing_rescale`, `bad_rescale` (slope not finite or not above 0), `missing_pixel_data`,
+            `truncated_pixel_data`, `no_decoder` or `undecodable_pixel_data`.
+        GiveUp: an image has no identifiers.
+        OSError: a file cannot be read.
+    """
+    facts = [read_facts(path) for path in paths]
+    geometry = check_series(facts)
+    for problem in geometry.problems:
+        if problem.reason in _NOT_ONE_STACK:
+            raise Unusable(problem.reason, problem.detail)
+    first = facts[geometry.order[0]]
+    voxels = np.empty((len(facts), first.rows or 0, first.columns or 0), np.float32)
+    padding: NDArray[np.bool_] | None = None
+    headers, hashes = [], []
+    for position, index in enumerate(geometry.order):
+        image = _load_slice(paths[index], facts[index])
+        voxels[position] = image.values
+        if image.padding is not None:
+            padding = np.zeros(voxels.shape, np.bool_) if padding is None else padding
+            padding[position] = image.padding
+        headers.append(image.header)
+        hashes.append(image.sha256)
+    rows, columns = first.pixel_spacing or (0.0, 0.0)
+    between = geometry.gap_mm or first.slice_thickness or 0.0
+    return Volume(
+        voxels=voxels,
+        padding=padding,
+        sources=tuple(headers),
+        pixel_sha256=tuple(hashes),
+        spacing=(between, rows, columns),
+        geometry=geometry,
+    )
+
+
+def _load_slice(path: Path, facts: Facts) -> _Slice:
+    if facts.number_of_frames != 1:
+        raise Unusable("multi_frame", "a multi-frame image cannot be read as one slice")
+    with warnings.catch_warnings():
+        # pydicom's warnings quote attribute values, which may be a patient's.
+        warnings.simplefilter("ignore")
+        try:
+            header = dcmread(path, force=True)
+        except _DAMAGED as error:
+            raise Unusable("undecodable_pixel_data", "the data set cannot be parsed") from error
+        slope, intercept = _rescale(header)
+        container = _decode(header)
+    stored = _stored_values(container, header)
+    padding = _padding(container, stored, header)
+    if padding is not None:
+        # Padding may use bits outside BitsStored, and has to be written back as it was.
+        stored = np.where(padding, container, stored)
+    if "PixelData" in header:
+        del header.PixelData
+    return _Slice(
+        values=(stored * np.float64(slope) + intercept).astype(np.float32),
+        padding=padding,
+        header=header,
+        sha256=_pixel_sha256(stored, facts, slope, intercept),
+    )
+
+
+def _rescale(header: Dataset) -> tuple[float, float]:
+    """Slope and intercept of the modality (PS3.3 C.11.1); they are required in a CT image."""
+    try:
+        slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+        if slope is None or intercept is None:
+            if header.get("Modality") == "CT":
+                raise Unusable("missing_rescale", "a CT image has no rescale slope or intercept")
+            return 1.0, 0.0
+        slope, intercept = float(slope), float(intercept)
+    except (TypeError, ValueError) as error:
+        raise Unusable("bad_rescale", "rescale slope or intercept is not a number") from error
+    if not (math.isfinite(slope) and math.isfinite(intercept) and slope > 0):
+        raise Unusable("bad_rescale", f"rescale slope {slope} or intercept {intercept} is out of range")
+    return slope, intercept
+
+
+def _decode(header: Dataset) -> NDArray[np.int32]:
+    """The decoded pixel cells, signed as PixelRepresentation says; shape (rows, columns)."""
+    try:
+        cell_bits = int(header.BitsAllocated)
+        monochrome = header.PhotometricInterpretation == "MONOCHROME2" and header.SamplesPerPixel == 1
+        expected = int(header.Rows) * int(header.Columns) * cell_bits // 8
+        signed = bool(header.PixelRepresentation)
+        bits_stored, high_bit = int(header.BitsStored), int(header.HighBit)
+    except _DAMAGED as error:
+        raise Unusable("unsupported_pixels", "the image does not describe its pixels") from error
+    if not monochrome or cell_bits not in (8, 16) or not 0 < bits_stored <= high_bit + 1 <= cell_bits:
+        raise Unusable("unsupported_pixels", "pixels are not MONOCHROME2 of 8 or 16 bits")
+    if not header.get("PixelData"):
+        raise Unusable("missing_pixel_data", "the image has no pixel data")
+    syntax = UID(header.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
+    if not syntax.is_compressed and len(header.PixelData) < expected:
+        detail = f"the pixel data hold {len(header.PixelData)} of {expected} bytes"
+        raise Unusable("truncated_pixel_data", detail)
+    _require_decoder(syntax)
+    try:
+        cells = pixel_array(header, raw=True)
+    except _DAMAGED as error:
+        raise Unusable("undecodable_pixel_data", "the pixel data cannot be decoded") from error
+    kind = f"{'i' if signed else 'u'}{cell_bits // 8}"
+    if cells.dtype.itemsize != cell_bits // 8 or cells.shape != (header.Rows, header.Columns):
+        raise Unusable("undecodable_pixel_data", "the decoded pixels have another size than announced")
+    # A JPEG 2000 stream may disagree with the header about the sign; the header counts.
+    return cells.view(kind).astype(np.int32)
+
+
+def _require_decoder(syntax: UID) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise Unusable("no_decoder", f"no decoder for the transfer syntax {syntax.name}")
+
+
+def _stored_values(cells: NDArray[np.int32], header: Dataset) -> NDArray[np.int32]:
+    """The pixel sample values: bits outside BitsStored (overlays, garbage) removed (PS3.5 8.1.1)."""
+    bits = int(header.BitsStored)
+    shift_up = 31 - int(header.HighBit)
+    raised = cells << shift_up
+    if header.PixelRepresentation:
+        return raised >> (32 - bits)
+    return (raised.view(np.uint32) >> np.uint32(32 - bits)).astype(np.int32)
+
+
+def _padding(
+    cells: NDArray[np.int32], stored: NDArray[np.int32], header: Dataset
+) -> NDArray[np.bool_] | None:
+    """Where the pixel is padding (PS3.3 C.7.5.1.1.2), or None if it is nowhere."""
+    value = header.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    ends = [_as_cell(value, header), _as_cell(limit if isinstance(limit, int) else value, header)]
+    low, high = min(ends), max(ends)
+    padding = ((cells >= low) & (cells <= high)) | ((stored >= low) & (stored <= high))
+    return padding if padding.any() else None
+
+
+def _as_cell(value: int, header: Dataset) -> int:
+    """A padding value read with the wrong sign (its VR is often wrong), as a pixel cell holds it."""
+    bits = int(header.BitsAllocated)
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if header.PixelRepresentation and value >> (bits - 1) else value
+
+
+def _pixel_sha256(stored: NDArray[np.int32], facts: Facts, slope: float, intercept: float) -> str:
+    """A hash of what the image shows and where: the same for every transfer syntax and patient name."""
+    geometry = (
+        facts.frame_of_reference_uid,
+        facts.rows,
+        facts.columns,
+        facts.pixel_spacing,
+        facts.image_position,
+        facts.image_orientation,
+        slope,
+        intercept,
+    )
+    digest = hashlib.sha256(repr(geometry).encode())
+    digest.update(np.ascontiguousarray(stored, "<i4").tobytes())
+    return digest.hexdigest()

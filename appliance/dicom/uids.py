@@ -1,0 +1,62 @@
+"""Unique identifiers as functions of the input, so that doing the same work twice names it the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID, uuid5
+
+NAMESPACE = UUID("5f0c9a35-6c1b-5a6e-9f5e-6d1f9d3d7b42")
+"""The name space of every derived UID. Changing it forks every series that was ever derived."""
+
+IMPLEMENTATION_CLASS_UID = "1.2.826.0.1.3680043.8.498.46716391582303467207311485041"
+"""Under the root that pydicom gives its users: PS3.5 B.2 forbids a UUID-derived UID here."""
+
+IMPLEMENTATION_VERSION_NAME = "EDGE_INF_0_1"
+
+ATTRIBUTE_POLICY = "1"
+"""Raised whenever the writers fill other attributes, so that no UID ever names two contents."""
+
+_SEPARATOR = "\x1f"
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that depends on all parts and on their order (PS3.5 B.2: UUID as a decimal number)."""
+    return f"2.25.{uuid5(NAMESPACE, _SEPARATOR.join(parts)).int}"
+
+
+def image_uid(source_sop_instance_uid: str, pixel_sha256: str, pipeline_digest: str) -> str:
+    """The SOP Instance UID of the image derived from one source image."""
+    return derived_uid("img", source_sop_instance_uid, pixel_sha256, pipeline_digest, ATTRIBUTE_POLICY)
+
+
+def image_series_uid(source_series_uid: str, pipeline_digest: str) -> str:
+    """The series of all images derived from one source series: late slices join it."""
+    return derived_uid("series", "img", source_series_uid, pipeline_digest, ATTRIBUTE_POLICY)
+
+
+def result_series_uid(purpose: str, source_series_uid: str, pipeline_digest: str, revision: int) -> str:
+    """The series of a result about a whole series: a new revision makes a new one."""
+    return derived_uid("series", purpose, source_series_uid, pipeline_digest, ATTRIBUTE_POLICY, str(revision))
+
+
+def result_uid(
+    purpose: str,
+    source_series_uid: str,
+    pixel_sha256: Iterable[str],
+    pipeline_digest: str,
+    revision: int,
+) -> str:
+    """The SOP Instance UID of a result about a whole series, whatever the order of its images."""
+    return derived_uid(
+        purpose, source_series_uid, *sorted(pixel_sha256), pipeline_digest, ATTRIBUTE_POLICY, str(revision)
+    )
+
+
+def tracking_uid(source_series_uid: str, finding: str, pipeline_digest: str) -> str:
+    """The Tracking Unique Identifier (112040, DCM) of a finding: the same in every revision."""
+    return derived_uid("tracking", source_series_uid, finding, pipeline_digest)
+
+
+def model_device_uid(model_sha256: str) -> str:
+    """The Device UID of a model: it changes whenever the weights change."""
+    return derived_uid("device", model_sha256)
