@@ -1,0 +1,1 @@
+"""Simulated images and series: what models are trained on and what tests and the demo send."""

@@ -1,0 +1,1 @@
+"""Training of the models in `engines/`, on simulated data only."""

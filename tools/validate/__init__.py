@@ -1,0 +1,1 @@
+"""Measurements of the models in `engines/`: the figures of their model cards."""
