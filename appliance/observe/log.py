@@ -11,8 +11,10 @@ import hashlib
 import json
 import logging
 import sys
+import threading
 import traceback
 from datetime import datetime, timezone
+from types import TracebackType
 
 from appliance.domain.errors import ApplianceError
 
@@ -36,11 +38,24 @@ def configure(process_name: str, level: str) -> None:
     handler.setFormatter(_JsonFormatter(process_name))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda uncaught: _log_uncaught(
+        uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback
+    )
     for name in _QUOTING_LIBRARIES:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
         library.setLevel(logging.WARNING)
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    # Python's own way prints the text of the exception, which may quote a data set.
+    logging.getLogger("appliance").critical(
+        "uncaught_exception", exc_info=None if error is None else (kind, error, trace)
+    )
 
 
 class _JsonFormatter(logging.Formatter):
@@ -71,7 +86,14 @@ def _describe(error: BaseException | None) -> list[str]:
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
-        text = f": {error}" if isinstance(error, ApplianceError) else ""
-        lines.append(f"{type(error).__name__}{text} in {places}")
+        lines.append(f"{type(error).__name__}{_safe_text(error)} in {places}")
         error = error.__cause__ or error.__context__
     return lines
+
+
+def _safe_text(error: BaseException) -> str:
+    if isinstance(error, ApplianceError):
+        return f": {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f": {error.strerror}"
+    return ""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import (
@@ -24,6 +25,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from appliance.observe import sockets
 
@@ -129,6 +131,36 @@ WORKER_RESTARTS = Counter(
 )
 
 
+@dataclass(frozen=True)
+class JournalGauge:
+    """A gauge that the monitor reads from the journal at each scrape."""
+
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+
+    def family(self, values: Mapping[tuple[str, ...], float]) -> Metric:
+        """The metric with one sample for each combination of label values."""
+        family = GaugeMetricFamily(self.name, self.documentation, labels=self.labels)
+        for labels, value in values.items():
+            family.add_metric(labels, value)
+        return family
+
+
+SERIES = JournalGauge("appliance_series", "Series in the journal, by state.", ("state",))
+JOBS = JournalGauge("appliance_jobs", "Jobs in the journal, by model and state.", ("model", "state"))
+OUTBOX = JournalGauge(
+    "appliance_outbox_deliveries",
+    "Deliveries in the journal, by destination, kind (originals or results) and state.",
+    ("destination", "kind", "state"),
+)
+OLDEST_WAITING = JournalGauge(
+    "appliance_outbox_oldest_waiting_seconds",
+    "Seconds that the oldest file waiting for the destination has waited.",
+    ("destination",),
+)
+
+
 def expose(run_directory: Path, name: str) -> threading.Thread:
     """Serve this process's metrics on a Unix socket in `run_directory` until the process ends.
 
@@ -172,6 +204,26 @@ def collect(run_directory: Path, names: Iterable[str]) -> list[Metric]:
                 sample._replace(labels={"process": name, **sample.labels}) for sample in family.samples
             ]
     return [up, *families.values()]
+
+
+def answers(run_directory: Path, name: str) -> bool:
+    """Whether the process `name` is there and answers."""
+    return _read(_metrics_path(run_directory, name)) is not None
+
+
+def exposition(families: Iterable[Metric]) -> bytes:
+    """The text format of Prometheus, version 0.0.4."""
+    registry = CollectorRegistry()
+    registry.register(_Families(list(families)))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 def _read(path: Path) -> str | None:

@@ -9,6 +9,7 @@ The word to the supervisor is sd_notify(3), so `appliance run` and systemd are s
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
@@ -16,14 +17,17 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+from appliance.domain.errors import Misconfigured
 from appliance.observe import sockets
 
 SUPERVISOR_VARIABLE = "APPLIANCE_SUPERVISOR"
 """Holds the process id of the supervisor that started this process, if `appliance run` did."""
 
 ALIVE_INTERVAL_S = 1.0
+LOCK_PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -51,11 +55,13 @@ class Process:
         """Bind the bell and take over SIGTERM and SIGINT.
 
         Raises:
+            Misconfigured: another process of this name uses the run directory.
             OSError: the run directory cannot be made or written.
         """
         self.name = name
         self.stopping: threading.Event = _Stopping()
         run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _lock(run_directory, name)
         self._bell = sockets.bind(_bell_path(run_directory, name), socket.SOCK_DGRAM)
         self._bell.setblocking(False)
         self._last_alive = -ALIVE_INTERVAL_S
@@ -78,13 +84,18 @@ class Process:
             self._last_alive = now
             _notify("WATCHDOG=1")
 
-    def wait(self, seconds: float) -> None:
-        """Return when the bell rings, the process is to stop, or `seconds` have passed."""
+    def wait(self, seconds: float, also: Iterable[int] = ()) -> None:
+        """Return when the bell rings, the process is to stop, or `seconds` have passed.
+
+        Or when one of the file descriptors in `also` can be read.
+        """
         assert isinstance(self.stopping, _Stopping)
         # poll(2), unlike select(2), also works with descriptors above 1023.
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         poll.register(self.stopping.reader, select.POLLIN)
+        for descriptor in also:
+            poll.register(descriptor, select.POLLIN)
         poll.poll(max(0.0, seconds) * 1000.0)
         while True:
             try:
@@ -93,8 +104,9 @@ class Process:
                 return
 
     def close(self) -> None:
-        """Give the bell back. Only tests need it: a process that ends does this by ending."""
+        """Give bell and name back. Only tests need it: a process that ends does this by ending."""
         self._bell.close()
+        os.close(self._lock)
         assert isinstance(self.stopping, _Stopping)
         self.stopping.close()
 
@@ -116,6 +128,24 @@ def ring(run_directory: Path, name: str) -> None:
     except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
         # Not running, or already rung and not yet awake: its own slow look finds the work.
         return
+
+
+def _lock(run_directory: Path, name: str) -> int:
+    """Hold the name while this process lives: a second process would take over the first one's bell."""
+    descriptor = os.open(run_directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise Misconfigured(
+                    [f"storage.path: another {name} process already uses {run_directory.parent}"]
+                ) from None
+            # A predecessor that was killed a moment ago may not be quite dead.
+            time.sleep(0.05)
 
 
 def _bell_path(run_directory: Path, name: str) -> Path:

@@ -1,0 +1,1 @@
+"""The processes: one file each. The only code that joins the parts."""
