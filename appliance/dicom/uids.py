@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID, uuid5
 
+from appliance.domain.identity import IMPLEMENTATION_CLASS_UID as IMPLEMENTATION_CLASS_UID
+from appliance.domain.identity import IMPLEMENTATION_VERSION_NAME as IMPLEMENTATION_VERSION_NAME
+
 NAMESPACE = UUID("5f0c9a35-6c1b-5a6e-9f5e-6d1f9d3d7b42")
 """The name space of every derived UID. Changing it forks every series that was ever derived."""
-
-IMPLEMENTATION_CLASS_UID = "1.2.826.0.1.3680043.8.498.46716391582303467207311485041"
-"""Under the root that pydicom gives its users: PS3.5 B.2 forbids a UUID-derived UID here."""
-
-IMPLEMENTATION_VERSION_NAME = "EDGE_INF_0_1"
 
 ATTRIBUTE_POLICY = "1"
 """Raised whenever the writers fill other attributes, so that no UID ever names two contents."""
@@ -60,3 +58,8 @@ def tracking_uid(source_series_uid: str, finding: str, pipeline_digest: str) -> 
 def model_device_uid(model_sha256: str) -> str:
     """The Device UID of a model: it changes whenever the weights change."""
     return derived_uid("device", model_sha256)
+
+
+def station_device_uid(serial: str) -> str:
+    """The Device UID of this appliance, and the Instance Creator UID of everything it makes."""
+    return derived_uid("station", serial)

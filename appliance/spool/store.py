@@ -57,7 +57,7 @@ class Spool:
         """Where the file of `key` lies."""
         return self.root / key[:2] / f"{key}{_SUFFIX}"
 
-    def keys(self) -> Iterator[str]:
+    def stored_keys(self) -> Iterator[str]:
         """The keys of all finished files, in no order."""
         for folder in self.root.iterdir():
             if folder != self._incoming and folder.is_dir():

@@ -1,0 +1,14 @@
+"""Where results and originals go: one module for each kind of destination.
+
+To add a kind: a section class in `config/schema.py`, a module here, a line in `DESTINATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from appliance.config.schema import Config, DicomDestination
+from appliance.destinations.base import Destination
+from appliance.destinations.dicom import DicomStore
+
+DESTINATIONS: Mapping[str, Callable[[Config, DicomDestination], Destination]] = {"dicom": DicomStore}

@@ -1,0 +1,70 @@
+"""The DICOM file format around a data set that is not to be touched (PS3.10 section 7.1)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.uid import UID
+
+_PREAMBLE = b"\0" * 128 + b"DICM"
+_GROUP_LENGTH_BYTES = 12
+
+
+def file_header(
+    *,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    source_ae_title: str,
+    implementation_class_uid: str,
+    implementation_version_name: str,
+) -> bytes:
+    """Preamble, prefix and file meta information: what stands before a data set in a file.
+
+    Written by hand, because the UIDs of a peer need not be valid, and what it sent is kept all the same.
+    """
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\0\1"),
+            _element(0x0002, b"UI", _padded(sop_class_uid, b"\0")),
+            _element(0x0003, b"UI", _padded(sop_instance_uid, b"\0")),
+            _element(0x0010, b"UI", _padded(transfer_syntax_uid, b"\0")),
+            _element(0x0012, b"UI", _padded(implementation_class_uid, b"\0")),
+            _element(0x0013, b"SH", _padded(implementation_version_name, b" ")),
+            _element(0x0016, b"AE", _padded(source_ae_title, b" ")),
+        )
+    )
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    if vr == b"OB":
+        return struct.pack("<HH2sHI", 0x0002, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+def _padded(text: str, padding: bytes) -> bytes:
+    value = text.encode("ascii", errors="replace")
+    return value + padding if len(value) % 2 else value
+
+
+@dataclass(frozen=True)
+class SpooledFile:
+    """One file of the spool, taken apart again."""
+
+    transfer_syntax_uid: str
+    source_ae_title: str
+    data_set: bytes
+
+
+def read_file(path: Path) -> SpooledFile:
+    """Take a file apart that begins with what `file_header` wrote."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    content = path.read_bytes()
+    start = len(_PREAMBLE) + _GROUP_LENGTH_BYTES + meta.FileMetaInformationGroupLength
+    return SpooledFile(
+        str(UID(meta.TransferSyntaxUID)), str(meta.SourceApplicationEntityTitle), content[start:]
+    )
