@@ -84,9 +84,9 @@ def stable_serial() -> str:
     return hashlib.sha256(f"edge-inference-appliance:{identity}".encode()).hexdigest()[:12].upper()
 
 
-Port = Annotated[int, BeforeValidator(_port), Field(ge=1, le=65535)]
-AETitle = Annotated[str, BeforeValidator(_ae_title), Field(min_length=1, max_length=16)]
-Host = Annotated[str, BeforeValidator(_host), Field(min_length=1)]
+Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_port)]
+AETitle = Annotated[str, Field(min_length=1, max_length=16), BeforeValidator(_ae_title)]
+Host = Annotated[str, Field(min_length=1), BeforeValidator(_host)]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
 Network = Annotated[
     IPv4Network | IPv6Network,

@@ -9,6 +9,7 @@ from typing import TypedDict
 from rich.table import Table
 
 from appliance.config.schema import Config
+from appliance.domain.states import DELIVERY, JOB, SERIES, Lifecycle
 from appliance.journal import summary
 from appliance.journal.database import Journal
 from appliance.services.packages import load_packages
@@ -17,50 +18,73 @@ Row = dict[str, str | int | float | list[int]]
 
 
 class StatusReport(TypedDict):
-    """Counts out of the journal; every row holds its labels and a `count`."""
+    """Counts out of the journal: by state first, then in rows that hold their labels and a `count`."""
 
-    series: list[Row]
+    series: dict[str, int]
+    jobs: dict[str, int]
+    deliveries: dict[str, int]
     skips: list[Row]
-    jobs: list[Row]
     outcomes: list[Row]
-    deliveries: list[Row]
+    outbox: list[Row]
     oldest_waiting_s: dict[str, float]
 
 
 def status_report(config: Config) -> StatusReport:
-    """Series, skips, jobs, outcomes and deliveries, counted. Empty before the first start.
+    """Series, skips, jobs, outcomes and deliveries, counted. All zero before the first start.
 
     Raises:
         TryAgain: the journal cannot be read.
     """
     if not config.journal_path.exists():
-        return StatusReport(series=[], skips=[], jobs=[], outcomes=[], deliveries=[], oldest_waiting_s={})
-    with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
         return StatusReport(
-            series=_rows(["state"], summary.series_by_state(connection)),
+            series=_by_state(SERIES, []),
+            jobs=_by_state(JOB, []),
+            deliveries=_by_state(DELIVERY, []),
+            skips=[],
+            outcomes=[],
+            outbox=[],
+            oldest_waiting_s={},
+        )
+    with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
+        deliveries = summary.deliveries_by_state(connection)
+        waiting = summary.oldest_waiting_s(connection)
+        return StatusReport(
+            series=_by_state(SERIES, summary.series_by_state(connection)),
+            jobs=_by_state(JOB, summary.jobs_by_state(connection)),
+            deliveries=_by_state(DELIVERY, deliveries),
             skips=_rows(["model", "reason"], summary.skips_by_reason(connection)),
-            jobs=_rows(["model", "state"], summary.jobs_by_state(connection)),
             outcomes=_rows(["model", "outcome", "reason"], summary.outcomes(connection)),
-            deliveries=_rows(["destination", "kind", "state"], summary.deliveries_by_state(connection)),
-            oldest_waiting_s={
-                name: round(age_s, 1) for name, age_s in summary.oldest_waiting_s(connection).items()
-            },
+            outbox=_rows(["destination", "kind", "state"], deliveries),
+            oldest_waiting_s={name: round(age_s, 1) for name, age_s in waiting.items()},
         )
 
 
 def status_tables(report: StatusReport) -> list[Table]:
-    """The report as one table for each kind of thing."""
+    """The report as tables, without those that would be empty."""
+    states = Table(title="States", title_justify="left", show_header=False)
+    for name, counts in (
+        ("series", report["series"]),
+        ("jobs", report["jobs"]),
+        ("deliveries", report["deliveries"]),
+    ):
+        states.add_row(name, ", ".join(f"{count} {state}" for state, count in counts.items()))
     waiting: list[Row] = [
         {"destination": name, "seconds": age_s} for name, age_s in report["oldest_waiting_s"].items()
     ]
-    return [
-        _table("Series", ["state", "count"], report["series"]),
-        _table("Skipped by models", ["model", "reason", "count"], report["skips"]),
-        _table("Jobs", ["model", "state", "count"], report["jobs"]),
-        _table("Outcomes", ["model", "outcome", "reason", "count"], report["outcomes"]),
-        _table("Deliveries", ["destination", "kind", "state", "count"], report["deliveries"]),
-        _table("Oldest waiting", ["destination", "seconds"], waiting),
+    details = [
+        ("Skipped by models", ["model", "reason", "count"], report["skips"]),
+        ("Outcomes", ["model", "outcome", "reason", "count"], report["outcomes"]),
+        ("Outbox", ["destination", "kind", "state", "count"], report["outbox"]),
+        ("Oldest waiting", ["destination", "seconds"], waiting),
     ]
+    return [states, *(_table(title, columns, rows) for title, columns, rows in details if rows)]
+
+
+def _by_state(lifecycle: Lifecycle, counts: Iterable[summary.Count]) -> dict[str, int]:
+    totals = dict.fromkeys(lifecycle.states, 0)
+    for count in counts:
+        totals[count.labels[-1]] += count.count
+    return totals
 
 
 def models_report(config: Config) -> list[Row]:
