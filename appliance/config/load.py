@@ -17,6 +17,7 @@ from appliance.config.values import EVERY_ADDRESS, TLS_PORT
 from appliance.domain.errors import Misconfigured
 
 Location = tuple[str | int, ...]
+DEEPEST = 8
 
 
 @dataclass
@@ -89,13 +90,16 @@ def _read(path: Path) -> _Document:
 
 
 def _note_lines(node: yaml.Node, location: Location, document: _Document) -> None:
+    # An alias may make a value contain itself; no setting lies as deep as this.
+    if len(location) > DEEPEST:
+        return
     for key, line, child in _children(node):
         place = (*location, key)
         if place in document.lines:
             document.mistake(place, "is given twice")
-            continue
+        else:
+            _note_lines(child, place, document)
         document.lines[place] = line
-        _note_lines(child, place, document)
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, int, yaml.Node]]:
