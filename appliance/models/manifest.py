@@ -61,6 +61,8 @@ class EnhanceTask(_Part):
     strength: Annotated[float, Field(ge=0.0, le=1.0)]
     prefix: str
     codes: list[CodeEntry]
+    trained_noise: Range = (0.0, 1e9)
+    """Noise, in the units of the voxels, that the model was trained on; outside it, nothing is analysed."""
 
 
 class TriageTask(_Part):

@@ -1,0 +1,121 @@
+"""Enhancement: slices in HU go through the graph, which bounds its own change; the grid stays.
+
+Nothing is changed that is not tissue or air of the patient: padding comes back exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, Outcome
+from appliance.dicom.volume import Volume
+from appliance.models.manifest import EnhanceTask, Manifest
+from appliance.runtime.base import Runner
+
+OUT_OF_DISTRIBUTION = "out_of_distribution"
+BATCH = 4
+"""Slices per call of the graph: enough to keep it busy, few enough to keep the memory low."""
+GRID = 4
+"""The graph halves its grid twice."""
+AIR_HU = -1000.0
+LOWEST_HU = -1500.0
+"""No matter has less than -1024 HU; scanners mark what lies outside their circle with far lower values."""
+
+_Voxels = NDArray[np.float32]
+_Mask = NDArray[np.bool_]
+
+
+def run(
+    volume: Volume,
+    manifest: Manifest,
+    task: EnhanceTask,
+    strength: float,
+    runner: Runner,
+    progress: Callable[[], None] | None = None,
+) -> Outcome:
+    """Enhance every slice of `volume` at `strength` (0..1).
+
+    `progress`, where given, is called after each batch. The graph takes `x` (b, 1, h, w) and
+    `strength` (b, 1) and returns `y` and `sigma_map`, both (b, 1, h, w).
+
+    Returns `Enhanced`, or `NotAnalysed` where the voxels are not what the model was trained on.
+
+    Raises:
+        TryAgain, GiveUp: as the runner does.
+    """
+    if not np.isfinite(volume.voxels).all():
+        return NotAnalysed(OUT_OF_DISTRIBUTION, "some voxels are not finite numbers")
+    untouched = volume.voxels < LOWEST_HU
+    if volume.padding is not None:
+        untouched |= volume.padding
+    problem = hounsfield_problem(volume.voxels, untouched)
+    if problem is not None:
+        return NotAnalysed(OUT_OF_DISTRIBUTION, problem)
+
+    enhanced, noise = _through_graph(volume.voxels, untouched, strength, runner, progress)
+    lowest, highest = task.trained_noise
+    if not np.isfinite(enhanced).all():
+        return NotAnalysed("non_finite_output", "the model returned values that are not finite numbers")
+    if not lowest <= noise <= highest:
+        return NotAnalysed(
+            OUT_OF_DISTRIBUTION,
+            f"the noise of about {noise:.1f} lies outside the trained range of {lowest:g} to {highest:g}",
+        )
+    return Enhanced(
+        voxels=enhanced,
+        description=(
+            f"AI noise reduction, strength {strength:g}, by {manifest.id} {manifest.version} "
+            f"(sha256:{manifest.weights.sha256[:12]})"
+        ),
+        prefix=task.prefix,
+        codes=tuple(Code(code.value, code.scheme, code.meaning) for code in task.codes),
+    )
+
+
+def hounsfield_problem(voxels: _Voxels, untouched: _Mask) -> str | None:
+    """Why `voxels` cannot be Hounsfield units, or None if they can.
+
+    In HU, air lies near -1000 and soft tissue within 200 of 0 (PS3.3 C.11.1.1.2). A series with the
+    wrong rescale slope or intercept moves both.
+    """
+    seen = voxels[~untouched]
+    if seen.size == 0:
+        return "all voxels are padding"
+    tissue = float(np.mean(np.abs(seen) <= 200.0))
+    air = float(np.percentile(seen, 0.1))
+    if air > AIR_HU + 150.0:  # a field of view inside the body, or units that are not HU
+        if tissue < 0.7:
+            return f"the lowest values lie near {air:.0f}, but air has -1000 HU: the rescale may be wrong"
+    elif air < AIR_HU - 250.0:
+        return f"the lowest values lie near {air:.0f}, but air has -1000 HU: the rescale may be wrong"
+    elif tissue < 0.02:
+        return "hardly any voxel lies within 200 HU of water: the rescale may be wrong"
+    return None
+
+
+def _through_graph(
+    voxels: _Voxels, untouched: _Mask, strength: float, runner: Runner, progress: Callable[[], None] | None
+) -> tuple[_Voxels, float]:
+    """The enhanced voxels, and the noise: the median over slices of the mean estimate in tissue."""
+    slices, rows, columns = voxels.shape
+    margin = ((0, 0), (0, -rows % GRID), (0, -columns % GRID))
+    enhanced = np.empty_like(voxels)
+    levels: list[float] = []
+    for first in range(0, slices, BATCH):
+        part = slice(first, min(first + BATCH, slices))
+        kept = untouched[part]
+        neutral = np.pad(np.where(kept, np.float32(AIR_HU), voxels[part]), margin, mode="reflect")
+        amount = np.full((len(neutral), 1), strength, np.float32)
+        outputs = runner.run({"x": neutral[:, None].astype(np.float32), "strength": amount})
+        answer = outputs["y"][:, 0, :rows, :columns]
+        enhanced[part] = np.where(kept, voxels[part], answer)
+        sigma = outputs["sigma_map"][:, 0, :rows, :columns]
+        for index, tissue in enumerate(~kept & (voxels[part] > -900.0)):
+            if tissue.any():
+                levels.append(float(sigma[index][tissue].mean()))
+        if progress is not None:
+            progress()
+    return enhanced, float(np.median(levels)) if levels else 0.0

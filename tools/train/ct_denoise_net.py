@@ -1,0 +1,129 @@
+"""The graph of `ct-denoise`: noise estimate, U-Net, and the bounds on what it may change.
+
+Everything from HU in to HU out happens inside the graph, so that no runtime can apply the network
+without its bounds.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+HU_RANGE = (-1024.0, 3071.0)
+BOUND_SIGMAS = 3.0
+"""The residual never exceeds this many local noise standard deviations."""
+DC_WINDOW = 31
+"""The mean of the residual over this many pixels is removed, so that local mean HU is preserved."""
+GATE_HU = (1.0, 4.0)
+"""Local noise at which the correction starts and at which it is complete."""
+
+
+def box_mean(image: Tensor, width: int) -> Tensor:
+    """The mean over a square window of odd `width`; windows are cut at the border. (b, 1, h, w)."""
+    half = width // 2
+    rows = functional.avg_pool2d(image, (width, 1), 1, (half, 0), count_include_pad=False)
+    return functional.avg_pool2d(rows, (1, width), 1, (0, half), count_include_pad=False)
+
+
+def noise_level(image: Tensor) -> Tensor:
+    """A robust first guess of the slice's noise in HU: (b, 1, h, w) -> (b, 1, 1, 1).
+
+    The mean magnitude of fine detail inside the object, trimmed so that edges do not count.
+    """
+    smooth = box_mean(image, 5)
+    detail = torch.abs(image - smooth)
+    counted = ((smooth > -950.0) & (smooth < 2000.0)).to(image.dtype)
+    level = _mean_where(detail, counted)
+    for _ in range(4):
+        level = _mean_where(detail, counted * (detail < 2.5 * level).to(image.dtype))
+    return torch.clamp(1.5 * level, 0.5, 300.0)
+
+
+def _mean_where(values: Tensor, weights: Tensor) -> Tensor:
+    total = torch.sum(values * weights, dim=(1, 2, 3), keepdim=True)
+    return total / (torch.sum(weights, dim=(1, 2, 3), keepdim=True) + 1.0)
+
+
+def features(image: Tensor, level: Tensor) -> Tensor:
+    """What the U-Net sees: detail in units of the noise, and two windows in HU. (b, 5, h, w)."""
+    local = box_mean(image, 9)
+    wide = box_mean(image, 33)
+    return torch.cat(
+        [
+            torch.clamp((image - local) / level, -6.0, 6.0) / 3.0,
+            torch.clamp((local - wide) / level, -6.0, 6.0) / 3.0,
+            torch.clamp((image - 40.0) / 200.0, -1.5, 1.5),
+            torch.clamp(image / 1000.0, -1.1, 2.0),
+            (torch.log(level) / 4.0).expand_as(image),
+        ],
+        dim=1,
+    )
+
+
+class UNet(nn.Module):
+    """Three scales of 16, 32 and 64 channels; additive skips; pixel-shuffle on the way up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = _pair(5, 16)
+        self.down_1 = nn.Conv2d(16, 32, 2, 2)
+        self.second = _pair(32, 32)
+        self.down_2 = nn.Conv2d(32, 64, 2, 2)
+        self.third = _pair(64, 64)
+        self.up_2 = nn.Conv2d(64, 128, 1)
+        self.fourth = _pair(32, 32)
+        self.up_1 = nn.Conv2d(32, 64, 1)
+        self.fifth = _pair(16, 16)
+        self.last = nn.Conv2d(16, 2, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.last.weight, std=0.01)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """(b, 5, h, w) -> (b, 2, h, w): the noise in units of the level; log of local to global noise."""
+        fine = self.first(seen)
+        middle = self.second(torch.relu(self.down_1(fine)))
+        coarse = self.third(torch.relu(self.down_2(middle)))
+        middle = self.fourth(functional.pixel_shuffle(self.up_2(coarse), 2) + middle)
+        fine = self.fifth(functional.pixel_shuffle(self.up_1(middle), 2) + fine)
+        result: Tensor = self.last(fine)
+        return result
+
+
+def _pair(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+def bounded_residual(answer: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """The U-Net's answer as (residual in HU, local noise in HU), bounded and free of a local mean."""
+    residual = level * answer[:, :1]
+    sigma = level * torch.exp(torch.clamp(answer[:, 1:], -4.0, 1.5))
+    bound = BOUND_SIGMAS * sigma.detach()
+    residual = residual - box_mean(residual, DC_WINDOW)
+    return torch.minimum(torch.maximum(residual, -bound), bound), sigma
+
+
+class Denoiser(nn.Module):
+    """The exported graph: `x` (b, 1, h, w) in HU and `strength` (b, 1) -> `y`, `sigma_map` in HU."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+        """y = x - strength * gate(noise) * bounded residual; nothing changes where there is no noise."""
+        seen = torch.clamp(x, *HU_RANGE)
+        level = noise_level(seen)
+        residual, sigma = bounded_residual(self.network(features(seen, level)), level)
+        low, high = GATE_HU
+        gate = torch.clamp((box_mean(sigma, DC_WINDOW) - low) / (high - low), 0.0, 1.0)
+        amount = torch.clamp(strength, 0.0, 1.0)[:, :, None, None]
+        return x - amount * gate * residual, sigma

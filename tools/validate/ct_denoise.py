@@ -1,0 +1,227 @@
+"""Measure the committed `ct-denoise` against doing nothing, a Gaussian filter and non-local means.
+
+    python -m tools.validate.ct_denoise [--json FILE] [--phantoms N]
+
+On phantoms of the held-out family, scanned in the held-out ranges. The model runs at the strength of
+its manifest, the same for every dose. A baseline runs, per noise level and per metric, at the strength
+that scores best on these very images, which favours the baselines. Exit status 1 if a gate fails. Where $APPLIANCE_TEST_DATA has real CT
+series, real slices with added noise are measured too, without gates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+from skimage.restoration import denoise_nl_means
+
+from appliance.models.manifest import EnhanceTask, load_manifest
+from appliance.runtime.onnx import OnnxRunner
+from tools.simulate.ct import Image
+from tools.validate.ct_denoise_cases import (
+    NOISE_LEVELS,
+    REAL_NOISE_LEVELS,
+    REAL_SERIES,
+    Case,
+    held_out_cases,
+    real_cases,
+)
+
+PACKAGE = Path(__file__).resolve().parents[2] / "engines" / "ct-denoise"
+WINDOW = (-160.0, 240.0)
+"""PSNR and SSIM are those of what this window shows."""
+GAUSSIAN_WIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
+NLM_FACTORS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0)
+METRICS: Mapping[str, int] = {"rmse_hu": -1, "psnr_db": 1, "ssim": 1}
+"""Each metric, and whether more (1) or less (-1) is better."""
+
+Denoise = Callable[[Image, float], Image]
+"""(noisy, standard deviation of its noise) -> denoised."""
+
+
+def scores(image: Image, case: Case) -> dict[str, float]:
+    """RMSE in the body in HU; PSNR and SSIM of the windowed image in the body's bounding box."""
+    error = (image - case.clean)[case.body]
+    box = ndimage.find_objects(case.body.astype(np.int8))[0]
+    shown, truth = np.clip(image[box], *WINDOW), np.clip(case.clean[box], *WINDOW)
+    span = WINDOW[1] - WINDOW[0]
+    return {
+        "rmse_hu": float(np.sqrt(np.mean(error**2))),
+        "psnr_db": float(20 * np.log10(span / np.sqrt(np.mean((shown - truth) ** 2)))),
+        "ssim": float(structural_similarity(truth, shown, data_range=span)),
+    }
+
+
+def model() -> tuple[Callable[[Image, float], Image], float]:
+    """The committed model as (image, strength) -> image, and the strength of its manifest."""
+    manifest = load_manifest(PACKAGE)
+    if not isinstance(manifest.task, EnhanceTask):
+        raise TypeError(f"{PACKAGE} is not an enhancement model")
+    runner = OnnxRunner(PACKAGE / manifest.weights.file, threads=1)
+
+    def apply(image: Image, strength: float) -> Image:
+        inputs = {
+            "x": image[None, None].astype(np.float32),
+            "strength": np.full((1, 1), strength, np.float32),
+        }
+        return runner.run(inputs)["y"][0, 0]
+
+    return apply, manifest.task.strength
+
+
+def gaussian(width: float) -> Denoise:
+    """A Gaussian filter of `width` pixels."""
+    return lambda image, _: np.asarray(ndimage.gaussian_filter(image, width), np.float32)
+
+
+def non_local_means(factor: float, knows_noise: bool) -> Denoise:
+    """Non-local means with h = factor * noise; with the true noise subtracted from distances or not."""
+
+    def apply(image: Image, noise_hu: float) -> Image:
+        return np.asarray(
+            denoise_nl_means(
+                np.clip(image, -1024.0, 3071.0),
+                patch_size=5,
+                patch_distance=6,
+                h=factor * noise_hu,
+                sigma=noise_hu if knows_noise else 0.0,
+                fast_mode=True,
+            ),
+            np.float32,
+        )
+
+    return apply
+
+
+def baselines() -> dict[str, list[Denoise]]:
+    """The strengths that each baseline may choose from."""
+    return {
+        "gaussian": [gaussian(width) for width in GAUSSIAN_WIDTHS],
+        "nlm": [non_local_means(factor, knows) for factor in NLM_FACTORS for knows in (False, True)],
+    }
+
+
+Table = dict[str, NDArray[np.float64]]
+"""Per metric, one value per case."""
+
+
+def _table(rows: Iterable[dict[str, float]]) -> Table:
+    collected = list(rows)
+    return {metric: np.array([row[metric] for row in collected]) for metric in METRICS}
+
+
+def best_of(candidates: list[Denoise], cases: list[Case]) -> Table:
+    """The candidate with the best mean on `cases`, chosen for each metric by itself."""
+    tables = [
+        _table(scores(denoise(case.noisy, case.noise_hu), case) for case in cases) for denoise in candidates
+    ]
+    return {
+        metric: max((table[metric] for table in tables), key=lambda values: sign * float(values.mean()))
+        for metric, sign in METRICS.items()
+    }
+
+
+def interval(values: NDArray[np.float64], seed: int = 7, rounds: int = 4000) -> list[float]:
+    """Mean of `values` (one per phantom) and the 95 % bootstrap interval over phantoms."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (rounds, len(values)))].mean(axis=1)
+    return [round(float(number), 4) for number in (values.mean(), *np.percentile(means, [2.5, 97.5]))]
+
+
+def flat_bias(image: Image, case: Case) -> tuple[float, float]:
+    """Mean change and mean error in HU where the truth is flat: (image - noisy, image - truth)."""
+    slope = ndimage.gaussian_gradient_magnitude(case.clean, 1.0)
+    flat = ndimage.binary_erosion(case.body & (slope < 3.0), iterations=3)
+    return float((image - case.noisy)[flat].mean()), float((image - case.clean)[flat].mean())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures for one set of images, ready for JSON, and the gates that they must pass."""
+
+    title: str
+    levels: dict[str, dict[str, object]]
+    gates: dict[str, bool]
+
+
+def measure(cases: list[Case], title: str, candidates: Mapping[str, list[Denoise]]) -> Report:
+    """Score the model and the baselines on every noise level of `cases`."""
+    denoise, strength = model()
+    levels: dict[str, dict[str, object]] = {}
+    gates: dict[str, bool] = {}
+    for level in dict.fromkeys(case.level for case in cases):
+        here = [case for case in cases if case.level == level]
+        images = [denoise(case.noisy, strength) for case in here]
+        ours = _table(scores(image, case) for image, case in zip(images, here, strict=True))
+        others = {"input": _table(scores(case.noisy, case) for case in here)}
+        others |= {name: best_of(choices, here) for name, choices in candidates.items()}
+        bias = np.array([flat_bias(image, case) for image, case in zip(images, here, strict=True)])
+        levels[level] = {
+            "n": len(here),
+            "noise_hu": round(float(np.mean([case.noise_hu for case in here])), 2),
+            "ct-denoise": {metric: interval(values) for metric, values in ours.items()},
+            "worst_flat_change_hu": round(float(np.abs(bias[:, 0]).max()), 3),
+            "worst_flat_error_hu": round(float(np.abs(bias[:, 1]).max()), 3),
+        } | {
+            name: {metric: interval(values) for metric, values in table.items()}
+            for name, table in others.items()
+        }
+        gates[f"{level}: flat regions within 1 HU"] = bool(np.abs(bias[:, 0]).max() < 1.0)
+        for name, table in others.items():
+            difference = {metric: interval(ours[metric] - table[metric]) for metric in METRICS}
+            levels[level][f"ct-denoise minus {name}"] = difference
+            gates[f"{level}: lower RMSE than {name}, 95 % interval"] = difference["rmse_hu"][2] < 0.0
+    return Report(title, levels, gates)
+
+
+def print_report(report: Report, *, gated: bool) -> None:
+    """The figures as text, and whether each gate holds."""
+    lines = [report.title]
+    for level, figures in report.levels.items():
+        lines.append(f"  {level}: n={figures['n']}, noise {figures['noise_hu']} HU")
+        for name, values in figures.items():
+            if isinstance(values, dict):
+                shown = "  ".join(f"{key} {m:.3f} [{a:.3f}, {b:.3f}]" for key, (m, a, b) in values.items())
+                lines.append(f"    {name:28s} {shown}")
+            elif name.startswith("worst"):
+                lines.append(f"    {name} {values}")
+    if gated:
+        lines += [f"  {'pass' if passed else 'FAIL'}  {gate}" for gate, passed in report.gates.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--phantoms", type=int, default=24)
+    arguments = parser.parse_args()
+    cases = held_out_cases(arguments.phantoms, NOISE_LEVELS)
+    reports = [measure(cases, f"simulated, held-out family, n={arguments.phantoms} phantoms", baselines())]
+    real = Path(os.environ.get("APPLIANCE_TEST_DATA") or PACKAGE.parents[2] / "shared" / "data")
+    if all((real / series).is_dir() for series in REAL_SERIES):
+        cases = real_cases(real, REAL_NOISE_LEVELS)
+        slices = len(cases) // len(REAL_NOISE_LEVELS)
+        reports.append(
+            measure(cases, f"real, n={slices} slices of 2 series, added noise; no gate", baselines())
+        )
+    for report in reports:
+        print_report(report, gated=report is reports[0])
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([vars(report) for report in reports], indent=1) + "\n")
+    return 0 if all(reports[0].gates.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
