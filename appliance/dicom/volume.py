@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
@@ -126,6 +127,8 @@ def _load_slice(path: Path, facts: Facts) -> _Slice:
         warnings.simplefilter("ignore")
         try:
             header = dcmread(path, force=True)
+            # Whether padding values are signed is decided by another element.
+            correct_ambiguous_vr(header, header.original_encoding[1] is not False)
         except _DAMAGED as error:
             raise Unusable("undecodable_pixel_data", "the data set cannot be parsed") from error
         slope, intercept = _rescale(header)
@@ -210,16 +213,23 @@ def _stored_values(cells: NDArray[np.int32], header: Dataset) -> NDArray[np.int3
     return (raised.view(np.uint32) >> np.uint32(32 - bits)).astype(np.int32)
 
 
-def _padding(
-    cells: NDArray[np.int32], stored: NDArray[np.int32], header: Dataset
-) -> NDArray[np.bool_] | None:
-    """Where the pixel is padding (PS3.3 C.7.5.1.1.2), or None if it is nowhere."""
+def padding_range(header: Dataset) -> tuple[int, int] | None:
+    """The lowest and highest pixel cell that is padding (PS3.3 C.7.5.1.1.2), if any is declared."""
     value = header.get("PixelPaddingValue")
     if not isinstance(value, int):
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    ends = [_as_cell(value, header), _as_cell(limit if isinstance(limit, int) else value, header)]
-    low, high = min(ends), max(ends)
+    ends = (_as_cell(value, header), _as_cell(limit if isinstance(limit, int) else value, header))
+    return min(ends), max(ends)
+
+
+def _padding(
+    cells: NDArray[np.int32], stored: NDArray[np.int32], header: Dataset
+) -> NDArray[np.bool_] | None:
+    declared = padding_range(header)
+    if declared is None:
+        return None
+    low, high = declared
     padding = ((cells >= low) & (cells <= high)) | ((stored >= low) & (stored <= high))
     return padding if padding.any() else None
 

@@ -1,0 +1,119 @@
+"""Result objects: what a model found, as DICOM objects that any PACS takes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from appliance.dicom.codes import ACTIONABLE_WITHIN_HOURS
+from appliance.dicom.outcome import Enhanced, Findings, Identity, NotAnalysed, Outcome
+from appliance.dicom.volume import Volume
+from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from appliance.results.attributes import quiet
+from appliance.results.derived import derive_images
+from appliance.results.secondary_capture import secondary_capture
+from appliance.results.structured_report import structured_report
+
+
+@dataclass(frozen=True)
+class Produced:
+    """One result object, ready to be written. `kind` is a name of `WRITERS`; `urgent` overtakes."""
+
+    kind: str
+    urgent: bool
+    dataset: Dataset
+    ae_title: str
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOP Instance UID (0008,0018)."""
+        return str(self.dataset.SOPInstanceUID)
+
+    @property
+    def sop_class_uid(self) -> str:
+        """SOP Class UID (0008,0016)."""
+        return str(self.dataset.SOPClassUID)
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID (0020,000D)."""
+        return str(self.dataset.StudyInstanceUID)
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID (0020,000E)."""
+        return str(self.dataset.SeriesInstanceUID)
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """The syntax in which `encode` writes: always Explicit VR Little Endian."""
+        return str(ExplicitVRLittleEndian)
+
+    def encode(self) -> bytes:
+        """A complete Part-10 file.
+
+        Raises:
+            ValueError: the object cannot be written as the standard demands.
+        """
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = self.dataset.SOPClassUID
+        meta.MediaStorageSOPInstanceUID = self.dataset.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+        meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+        meta.SourceApplicationEntityTitle = self.ae_title
+        self.dataset.file_meta = meta
+        buffer = io.BytesIO()
+        with quiet():
+            dcmwrite(buffer, self.dataset, enforce_file_format=True)
+        return buffer.getvalue()
+
+
+Writer = Callable[[Outcome, Volume, Identity], Iterator[Dataset]]
+
+
+def _enhanced(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Enhanced):
+        yield from derive_images(outcome, volume, identity)
+
+
+def _report(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Findings):
+        yield structured_report(outcome, volume, identity)
+
+
+def _capture(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Findings) and outcome.positive:
+        yield secondary_capture(outcome, volume, identity)
+
+
+WRITERS: Mapping[str, Writer] = MappingProxyType({"enhanced": _enhanced, "sr": _report, "sc": _capture})
+"""Every kind of result object, in the order in which they are produced."""
+
+
+def write(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Produced]:
+    """The result objects of one job, one at a time, so that a large series never exists twice.
+
+    Nothing comes of `NotAnalysed`: that a model gave no answer is told by the journal.
+
+    Raises:
+        GiveUp: the outcome does not fit the volume.
+    """
+    for kind, writer in WRITERS.items():
+        for dataset in writer(outcome, volume, identity):
+            yield Produced(kind, is_urgent(outcome), dataset, identity.station.ae_title)
+
+
+def is_urgent(outcome: Outcome) -> bool:
+    """Whether the results overtake others: a positive finding to act on within minutes or hours."""
+    match outcome:
+        case Findings():
+            return outcome.positive and outcome.urgency.value in ACTIONABLE_WITHIN_HOURS
+        case Enhanced() | NotAnalysed():
+            return False
