@@ -15,6 +15,10 @@ def backoff_s(attempts: int, *, minimum_s: float, maximum_s: float, random: Call
     return float(min(maximum_s, minimum_s * 2**exponent) * (1.0 - 0.25 * random()))
 
 
+SETTLE_S = 2.0
+"""Silence that confirms an announced count."""
+
+
 @dataclass(frozen=True)
 class Arrival:
     """How far a series has come. `expected` is the count its headers announce, if they do."""
@@ -28,11 +32,14 @@ class Arrival:
 def completeness(arrival: Arrival, now_s: float, *, quiet_s: float, maximum_wait_s: float) -> str | None:
     """Why a series counts as complete, or None while it does not.
 
-    Evidence in the order of its worth: the count in the headers, silence, patience.
+    Evidence in the order of its worth: the count in the headers, silence, patience. A series may hold
+    several acquisitions, each with a count of its own, so even a reached count waits a moment.
     """
-    if arrival.expected is not None and arrival.images >= arrival.expected:
+    silence_s = now_s - arrival.last_s
+    announced = arrival.expected is not None and arrival.images >= arrival.expected
+    if announced and silence_s >= min(SETTLE_S, quiet_s):
         return "announced_count"
-    if now_s - arrival.last_s >= quiet_s:
+    if silence_s >= quiet_s:
         return "quiet"
     if now_s - arrival.first_s >= maximum_wait_s:
         return "maximum_wait"

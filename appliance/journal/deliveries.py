@@ -31,8 +31,8 @@ def enqueue(
     """Put one spooled file into the outbox of each destination."""
     connection.executemany(
         "INSERT INTO deliveries (destination, spool, spool_key, sop_instance_uid, sop_class_uid,"
-        " transfer_syntax_uid, study_instance_uid, series_instance_uid, priority, state, created_s, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " transfer_syntax_uid, study_instance_uid, series_instance_uid, priority, state, created_s,"
+        " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 destination,

@@ -100,9 +100,17 @@ def spool_keys(connection: sqlite3.Connection) -> set[str]:
 
 
 def of_series(connection: sqlite3.Connection, series_instance_uid: str) -> list[sqlite3.Row]:
-    """`spool_key`, `facts`, `calling_ae_title` and `called_ae_title` of a series' instances, as received."""
+    """`spool_key` and `facts` of a series' instances, as received."""
     return connection.execute(
-        "SELECT spool_key, facts, calling_ae_title, called_ae_title FROM instances"
-        " WHERE series_instance_uid = ? ORDER BY id",
+        "SELECT spool_key, facts FROM instances WHERE series_instance_uid = ? ORDER BY id",
         (series_instance_uid,),
     ).fetchall()
+
+
+def latest_facts(connection: sqlite3.Connection, series_instance_uid: str) -> str:
+    """The facts of the image of a series that was received last."""
+    row = connection.execute(
+        "SELECT facts FROM instances WHERE series_instance_uid = ? ORDER BY id DESC LIMIT 1",
+        (series_instance_uid,),
+    ).fetchone()
+    return str(row["facts"])

@@ -20,13 +20,15 @@ class Result:
     outcome: str
     reason: str | None
     detail: str | None
+    model_sha256: str
     seconds: float
 
 
 def claim(connection: sqlite3.Connection) -> Job | None:
-    """Claim the oldest job that is due; its attempt counts from here, whatever becomes of it."""
+    """Claim the most urgent and oldest job that is due; its attempt counts from here on."""
     row = connection.execute(
-        "SELECT id FROM jobs WHERE state = 'queued' AND due_s <= ? ORDER BY id LIMIT 1", (boot_seconds(),)
+        "SELECT id FROM jobs WHERE state = 'queued' AND due_s <= ? ORDER BY urgency, id LIMIT 1",
+        (boot_seconds(),),
     ).fetchone()
     if row is None:
         return None
@@ -66,6 +68,12 @@ def retry(connection: sqlite3.Connection, job_id: int, *, delay_s: float, detail
     connection.execute("UPDATE jobs SET due_s = ? WHERE id = ?", (boot_seconds() + delay_s, job_id))
 
 
+def put_back(connection: sqlite3.Connection, job: Job) -> None:
+    """The process stops before the job is done; the attempt does not count."""
+    move(connection, JOB, job.id, "retry", detail="stopping")
+    connection.execute("UPDATE jobs SET attempts = attempts - 1 WHERE id = ?", (job.id,))
+
+
 def finish(
     connection: sqlite3.Connection,
     job: Job,
@@ -93,8 +101,8 @@ def finish(
         enqueue(connection, "results", artifact, priority, destinations)
     move(connection, JOB, job.id, "succeed", detail=result.outcome)
     connection.execute(
-        "UPDATE jobs SET outcome = ?, reason = ?, detail = ?, seconds = ? WHERE id = ?",
-        (result.outcome, result.reason, result.detail, result.seconds, job.id),
+        "UPDATE jobs SET outcome = ?, reason = ?, detail = ?, model_sha256 = ?, seconds = ? WHERE id = ?",
+        (result.outcome, result.reason, result.detail, result.model_sha256, result.seconds, job.id),
     )
     return dropped
 

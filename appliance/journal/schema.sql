@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS series (
     first_s REAL NOT NULL,                      -- first image of this revision
     last_s REAL NOT NULL,                       -- latest image
     changed_content INTEGER NOT NULL DEFAULT 0, -- 1: one UID arrived with two contents; models are held
-    completed_by TEXT                           -- the evidence: announced_count, quiet, maximum_wait
+    completed_by TEXT                           -- the evidence: a word of domain/policy.py
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS series_by_state ON series (state) WHERE state IN ('open', 'complete');
 
@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     input TEXT NOT NULL UNIQUE,                 -- model and series with revisions: one job for each
     model TEXT NOT NULL,
     model_sha256 TEXT NOT NULL,
+    urgency INTEGER NOT NULL,                   -- the smallest first: triage before enhancement
     state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
     attempts INTEGER NOT NULL DEFAULT 0,        -- counted when claimed, so that a crash counts too
     due_s REAL NOT NULL DEFAULT 0,
@@ -65,7 +66,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     seconds REAL,
     created_at TEXT NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, due_s) WHERE state IN ('queued', 'running');
+CREATE INDEX IF NOT EXISTS jobs_waiting ON jobs (urgency, id) WHERE state IN ('queued', 'running');
 
 CREATE TABLE IF NOT EXISTS job_series (
     job_id INTEGER NOT NULL REFERENCES jobs (id),

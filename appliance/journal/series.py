@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from appliance.domain.states import SERIES
+from appliance.domain.states import JOB, SERIES
 from appliance.domain.types import Job
 from appliance.journal.clock import wall_time
 from appliance.journal.database import move
@@ -37,10 +37,11 @@ class Skip:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A model that takes the series."""
+    """A model that takes the series. The smallest `urgency` is run first."""
 
     model: str
     model_sha256: str
+    urgency: int
 
 
 def waiting(connection: sqlite3.Connection) -> list[WaitingSeries]:
@@ -89,8 +90,16 @@ def plan(
         return False
     for job in jobs:
         cursor = connection.execute(
-            "INSERT INTO jobs (input, model, model_sha256, state, created_at) VALUES (?, ?, ?, 'queued', ?)",
-            (f"{job.model}|{uid}:{series.revision}", job.model, job.model_sha256, wall_time()),
+            "INSERT INTO jobs (input, model, model_sha256, urgency, state, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                f"{job.model}|{uid}:{series.revision}",
+                job.model,
+                job.model_sha256,
+                job.urgency,
+                JOB.initial,
+                wall_time(),
+            ),
         )
         connection.execute(
             "INSERT INTO job_series VALUES (?, ?, ?)", (cursor.lastrowid, uid, series.revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.config.schema import Config, Pipeline
 from appliance.domain.errors import Misconfigured
@@ -11,35 +12,33 @@ from appliance.models.manifest import Manifest, load_manifest
 
 @dataclass(frozen=True)
 class Package:
-    """One model package and the pipelines, by number from 0, that use it."""
+    """One model package and the pipeline that uses it."""
 
     manifest: Manifest
-    pipelines: tuple[int, ...]
+    pipeline: Pipeline
+    weights: Path
 
 
-def load_packages(config: Config, *, unused: bool = False) -> list[Package]:
-    """The packages of all pipelines; with `unused`, also the others in `engines.path`.
+def load_packages(config: Config) -> list[Package]:
+    """The package of each pipeline, in the order of the configuration.
 
     Raises:
         Misconfigured: with a sentence for every package that is missing or damaged and for every
             pipeline that asks its model for what it does not have.
     """
-    users: dict[str, list[int]] = {}
-    for number, pipeline in enumerate(config.pipelines):
-        users.setdefault(pipeline.model, []).append(number)
-    if unused:
-        for manifest_path in sorted(config.engines.path.glob("*/model.yaml")):
-            users.setdefault(manifest_path.parent.name, [])
     packages, problems = [], []
-    for model, numbers in users.items():
+    for number, pipeline in enumerate(config.pipelines):
+        if pipeline.model in [earlier.model for earlier in config.pipelines[:number]]:
+            problems.append(f"pipelines.{number}.model: {pipeline.model} has a pipeline already")
+            continue
+        folder = config.engines.path / pipeline.model
         try:
-            manifest = load_manifest(config.engines.path / model)
+            manifest = load_manifest(folder)
         except Misconfigured as error:
             problems += error.problems
             continue
-        packages.append(Package(manifest, tuple(numbers)))
-        for number in numbers:
-            problems += _overrides(number, config.pipelines[number], manifest)
+        packages.append(Package(manifest, pipeline, folder / manifest.weights.file))
+        problems += _overrides(number, pipeline, manifest)
     if problems:
         raise Misconfigured(problems)
     return packages

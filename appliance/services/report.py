@@ -14,7 +14,7 @@ from appliance.journal import summary
 from appliance.journal.database import Journal
 from appliance.services.packages import load_packages
 
-Row = dict[str, str | int | float | list[int]]
+Row = dict[str, str | int | float | list[str]]
 
 
 class StatusReport(TypedDict):
@@ -88,7 +88,7 @@ def _by_state(lifecycle: Lifecycle, counts: Iterable[summary.Count]) -> dict[str
 
 
 def models_report(config: Config) -> list[Row]:
-    """Every package in `engines.path`: id, version, task, checksum, runtime, and which pipelines use it.
+    """The package of every pipeline: id, version, task, checksum, runtime, and where its results go.
 
     Raises:
         Misconfigured: a package is missing or damaged.
@@ -102,16 +102,16 @@ def models_report(config: Config) -> list[Row]:
             "task": package.manifest.task.kind,
             "sha256": package.manifest.weights.sha256,
             "runtime": NAME,
-            "pipelines": list(package.pipelines),
+            "destinations": package.pipeline.destinations,
         }
-        for package in load_packages(config, unused=True)
+        for package in load_packages(config)
     ]
 
 
 def models_table(report: list[Row]) -> Table:
     """The report with short checksums."""
     short = [{**row, "sha256": str(row["sha256"])[:12]} for row in report]
-    return _table("Models", ["id", "version", "task", "sha256", "runtime", "pipelines"], short)
+    return _table("Models", ["id", "version", "task", "sha256", "runtime", "destinations"], short)
 
 
 def _rows(labels: list[str], counts: Iterable[summary.Count]) -> list[Row]:
@@ -127,7 +127,7 @@ def _table(title: str, columns: list[str], rows: list[Row]) -> Table:
     return table
 
 
-def _cell(value: str | int | float | list[int]) -> str:
+def _cell(value: str | int | float | list[str]) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "not used"
     return str(value)

@@ -1,0 +1,274 @@
+"""Runs the models, in a process of its own: whatever a model does, receiving and forwarding go on.
+
+An attempt counts from the moment a job is claimed, so a series that kills this process uses up its attempts
+and is reported as not analysed instead of killing it for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from zoneinfo import ZoneInfo
+
+from appliance import __version__
+from appliance.config.schema import Config
+from appliance.dicom.outcome import (
+    Enhanced,
+    Findings,
+    Identity,
+    ModelIdentity,
+    NotAnalysed,
+    Outcome,
+    StationIdentity,
+)
+from appliance.dicom.uids import station_device_uid
+from appliance.dicom.volume import Unusable, Volume, load_volume
+from appliance.domain.policy import backoff_s
+from appliance.domain.types import Artifact, Job
+from appliance.journal import instances, jobs, series
+from appliance.models import tasks
+from appliance.observe import metrics
+from appliance.observe.log import hashed
+from appliance.observe.process import Process, ring
+from appliance.results import Produced, write
+from appliance.runtime.base import Runner
+from appliance.runtime.onnx import OnnxRunner
+from appliance.services.packages import Package, load_packages
+from appliance.services.storage import Storage
+
+_MANUFACTURER = "Edge Inference Appliance project"
+_PRODUCT = "Edge Inference Appliance"
+_LOOK_S = 2.0
+_RETRY_MINIMUM_S, _RETRY_MAXIMUM_S = 1.0, 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Stopping(Exception):
+    """The process is to stop while a model runs."""
+
+
+class Inference:
+    """The loaded models and what it takes to run a job with them."""
+
+    def __init__(self, config: Config, storage: Storage, process: Process) -> None:
+        self._config = config
+        self._storage = storage
+        self._process = process
+        threads = config.inference.threads or len(os.sched_getaffinity(0))
+        self._packages: dict[str, Package] = {}
+        self._runners: dict[str, Runner] = {}
+        for package in load_packages(config):
+            self._packages[package.manifest.id] = package
+            self._runners[package.manifest.id] = OnnxRunner(package.weights, threads=threads)
+            process.alive()
+
+    def run_next(self) -> bool:
+        """Run the job that is due next; False if there is none.
+
+        Raises:
+            Stopping: the process is to stop; the job was put back.
+            TryAgain: the journal or the spool cannot be written; the job is run again after a restart.
+        """
+        with self._storage.journal.write() as connection:
+            job = jobs.claim(connection)
+        if job is None:
+            return False
+        started = time.monotonic()
+        try:
+            self._run(job, started)
+        except Stopping:
+            with self._storage.journal.write() as connection:
+                jobs.put_back(connection, job)
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary of a job: any fault in it is its own
+            self._failed(job, type(error).__name__)
+        return True
+
+    def _run(self, job: Job, started: float) -> None:
+        package = self._packages.get(job.model)
+        if package is None:
+            detail = "the model is no longer configured"
+            self._finish(job, NotAnalysed("not_configured", detail), job.model_sha256, (), (), started)
+            return
+        settings = tasks.parameters(package.manifest, package.pipeline)
+        volume, outcome = self._analyse(job, package, settings)
+        produced: Iterable[Produced] = ()
+        if volume is not None:
+            produced = write(outcome, volume, self._identity(job, package, settings))
+        sha256 = package.manifest.weights.sha256
+        self._finish(job, outcome, sha256, produced, package.pipeline.destinations, started)
+
+    def _analyse(
+        self, job: Job, package: Package, settings: dict[str, float]
+    ) -> tuple[Volume | None, Outcome]:
+        (uid, _revision) = job.series[0]
+        with self._storage.journal.read() as connection:
+            if not series.is_current(connection, job):
+                return None, NotAnalysed("superseded", "more images arrived; a later job has them all")
+            rows = instances.of_series(connection, uid)
+        try:
+            volume = load_volume([self._storage.originals.path(row["spool_key"]) for row in rows])
+        except Unusable as error:
+            return None, NotAnalysed(error.reason, str(error))
+        self._progress()
+        runner = self._runners[job.model]
+        return volume, tasks.run(volume, package.manifest, settings, runner, self._progress)
+
+    def _progress(self) -> None:
+        self._process.alive()
+        if self._process.stopping.is_set():
+            raise Stopping
+
+    def _spool(self, produced: Produced) -> Artifact:
+        self._progress()
+        content = produced.encode()
+        return Artifact(
+            kind=produced.kind,
+            sop_instance_uid=produced.sop_instance_uid,
+            sop_class_uid=produced.sop_class_uid,
+            transfer_syntax_uid=produced.transfer_syntax_uid,
+            study_instance_uid=produced.study_instance_uid,
+            series_instance_uid=produced.series_instance_uid,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size=len(content),
+            spool_key=self._storage.results.put((content,)),
+            urgent=produced.urgent,
+        )
+
+    def _identity(self, job: Job, package: Package, settings: dict[str, float]) -> Identity:
+        manifest, station = package.manifest, self._config.station
+        named = {name: f"{value:g}" for name, value in settings.items()}
+        digest = hashlib.sha256(
+            json.dumps([manifest.id, manifest.version, manifest.weights.sha256, named]).encode()
+        ).hexdigest()
+        zone = ZoneInfo(station.timezone) if station.timezone else None
+        return Identity(
+            station=StationIdentity(
+                ae_title=station.ae_title,
+                manufacturer=_MANUFACTURER,
+                product=_PRODUCT,
+                version=__version__,
+                serial=station.device_serial,
+                device_uid=station_device_uid(station.device_serial),
+            ),
+            model=ModelIdentity(
+                manifest.id,
+                manifest.version,
+                manifest.title,
+                manifest.manufacturer,
+                manifest.weights.sha256,
+            ),
+            pipeline_digest=digest,
+            revision=job.series[0][1],
+            created=datetime.now(timezone.utc).astimezone(zone),
+            parameters=named,
+        )
+
+    def _finish(
+        self,
+        job: Job,
+        outcome: Outcome,
+        model_sha256: str,
+        produced: Iterable[Produced],
+        destinations: Sequence[str],
+        started: float,
+    ) -> None:
+        """Write the result objects, then end the job and fill the outbox in one transaction."""
+        word = _word(outcome)
+        reason, detail = (
+            (outcome.reason, outcome.detail) if isinstance(outcome, NotAnalysed) else (None, None)
+        )
+        artifacts: list[Artifact] = []
+        try:
+            artifacts.extend(map(self._spool, produced))
+            seconds = time.monotonic() - started
+            result = jobs.Result(word, reason, detail, model_sha256, seconds)
+            with self._storage.journal.write() as connection:
+                superfluous = jobs.finish(connection, job, result, artifacts, destinations)
+        except BaseException:
+            for artifact in artifacts:
+                self._storage.results.remove(artifact.spool_key)
+            raise
+        for key in superfluous:
+            self._storage.results.remove(key)
+        metrics.JOBS_FINISHED.labels(model=job.model, outcome=word).inc()
+        metrics.INFERENCE_SECONDS.labels(model=job.model).observe(seconds)
+        if isinstance(outcome, NotAnalysed):
+            metrics.MODEL_SKIPS.labels(model=job.model, reason=outcome.reason).inc()
+        _log.info(
+            "job_finished",
+            extra={
+                "model": job.model,
+                "series": [hashed(uid) for uid, _ in job.series],
+                "outcome": word,
+                "reason": reason,
+                "artifacts": len(artifacts),
+                "seconds": round(seconds, 3),
+            },
+        )
+        ring(self._config.run_directory, "forward")
+
+    def _failed(self, job: Job, error: str) -> None:
+        _log.exception("job_failed", extra={"model": job.model, "attempt": job.attempts})
+        last = job.attempts >= self._config.inference.attempts
+        with self._storage.journal.write() as connection:
+            if last:
+                detail = f"{job.attempts} attempts ended with {error}"
+                jobs.give_up(connection, job.id, reason="error", detail=detail)
+            else:
+                delay_s = backoff_s(
+                    job.attempts, minimum_s=_RETRY_MINIMUM_S, maximum_s=_RETRY_MAXIMUM_S, random=lambda: 0.0
+                )
+                jobs.retry(connection, job.id, delay_s=delay_s, detail=error)
+        if last:
+            metrics.JOBS_FINISHED.labels(model=job.model, outcome="failed").inc()
+
+
+def _word(outcome: Outcome) -> str:
+    match outcome:
+        case Enhanced():
+            return "enhanced"
+        case Findings(positive=positive):
+            return "positive" if positive else "negative"
+        case NotAnalysed():
+            return "not_analysed"
+
+
+def recover(config: Config, storage: Storage) -> None:
+    """Take back what a process that died was running, and remove what it had not finished writing."""
+    storage.results.clear_unfinished()
+    with storage.journal.write() as connection:
+        failed = jobs.release(connection, maximum_attempts=config.inference.attempts)
+        finished = jobs.artifact_keys(connection)
+    for job in failed:
+        metrics.JOBS_FINISHED.labels(model=job.model, outcome="failed").inc()
+        _log.error("job_given_up", extra={"model": job.model, "attempts": job.attempts})
+    for key in storage.results.stored_keys():
+        if key not in finished:
+            storage.results.remove(key)
+
+
+def serve(config: Config, process: Process) -> None:
+    """Run jobs until the process is told to stop; a job that runs then is put back.
+
+    Raises:
+        Misconfigured: a model package is missing or damaged.
+        TryAgain: the journal or the spool cannot be used; a restart takes the job back.
+    """
+    storage = Storage(config, "FULL")
+    inference = Inference(config, storage, process)
+    recover(config, storage)
+    process.ready()
+    while not process.stopping.is_set():
+        process.alive()
+        try:
+            if not inference.run_next():
+                process.wait(_LOOK_S)
+        except Stopping:
+            return

@@ -1,0 +1,128 @@
+"""Decides when a series is complete and which models get it, or why none does."""
+
+from __future__ import annotations
+
+import logging
+
+from appliance.config.schema import Config
+from appliance.dicom.geometry import check_series
+from appliance.dicom.header import Facts
+from appliance.domain.errors import TryAgain
+from appliance.domain.policy import Arrival, completeness
+from appliance.journal import instances, series
+from appliance.journal.clock import boot_seconds
+from appliance.journal.series import NewJob, Skip, WaitingSeries
+from appliance.models.catalog import refusal
+from appliance.observe import metrics
+from appliance.observe.log import hashed
+from appliance.observe.process import Process, ring
+from appliance.services.packages import Package, load_packages
+from appliance.services.storage import Storage
+
+_TICK_S = 0.25  # while a series is open
+_LOOK_S = 5.0
+# Triage is run before enhancement: somebody may be waiting to be read.
+_URGENCY = {"triage": 0, "enhance": 1}
+
+_log = logging.getLogger(__name__)
+
+
+class Planner:
+    """Looks at the series that a decision is due for."""
+
+    def __init__(self, config: Config, storage: Storage, packages: list[Package]) -> None:
+        self._config = config
+        self._journal = storage.journal
+        self._packages = packages
+
+    def look(self) -> bool:
+        """Decide what can be decided now; returns whether anything is still open.
+
+        Raises:
+            TryAgain: the journal cannot be read or written.
+        """
+        with self._journal.read() as connection:
+            waiting = series.waiting(connection)
+        for one in waiting:
+            if one.state == "complete" or self._complete(one):
+                self._plan(one)
+        return bool(waiting)
+
+    def _complete(self, one: WaitingSeries) -> bool:
+        settings = self._config.completeness
+        evidence = completeness(
+            Arrival(one.images, self._announced(one), one.first_s, one.last_s),
+            boot_seconds(),
+            quiet_s=settings.quiet_for(one.modality),
+            maximum_wait_s=settings.maximum_wait_s,
+        )
+        if evidence is None:
+            return False
+        with self._journal.write() as connection:
+            return series.complete(connection, one, evidence)
+
+    def _announced(self, one: WaitingSeries) -> int | None:
+        with self._journal.read() as connection:
+            latest = instances.latest_facts(connection, one.series_instance_uid)
+        return Facts.from_json(latest).images_in_acquisition
+
+    def _plan(self, one: WaitingSeries) -> None:
+        jobs, skips = self._decide(one)
+        with self._journal.write() as connection:
+            if not series.plan(connection, one, jobs, skips):
+                return  # an image came in meanwhile: the series is open again
+        decision = "planned" if jobs else "skipped"
+        metrics.SERIES_DECIDED.labels(decision=decision).inc()
+        for skip in skips:
+            metrics.MODEL_SKIPS.labels(model=skip.model, reason=skip.reason).inc()
+        _log.info(
+            f"series_{decision}",
+            extra={
+                "series": hashed(one.series_instance_uid),
+                "revision": one.revision,
+                "images": one.images,
+                "models": [job.model for job in jobs],
+                "skips": {skip.model: skip.reason for skip in skips},
+            },
+        )
+        if jobs:
+            ring(self._config.run_directory, "infer")
+
+    def _decide(self, one: WaitingSeries) -> tuple[list[NewJob], list[Skip]]:
+        """The answer of every pipeline, so that a missing flag is never taken for a negative one."""
+        with self._journal.read() as connection:
+            rows = instances.of_series(connection, one.series_instance_uid)
+        facts = [Facts.from_json(row["facts"]) for row in rows]
+        geometry = check_series(facts)
+        jobs, skips = [], []
+        for package in self._packages:
+            manifest = package.manifest
+            if one.changed_content:
+                detail = "an image arrived twice with different content; a person has to decide"
+                skips.append(Skip(manifest.id, "changed_content", detail))
+                continue
+            problem = refusal(manifest.accepts, package.pipeline.match, facts, geometry)
+            if problem is not None:
+                skips.append(Skip(manifest.id, problem.reason, problem.detail))
+            else:
+                jobs.append(NewJob(manifest.id, manifest.weights.sha256, _URGENCY[manifest.task.kind]))
+        return jobs, skips
+
+
+def serve(config: Config, process: Process) -> None:
+    """Plan until the process is told to stop.
+
+    Raises:
+        Misconfigured: a model package is missing or damaged.
+        TryAgain: the journal or the spool cannot be opened.
+    """
+    planner = Planner(config, Storage(config), load_packages(config))
+    process.ready()
+    while not process.stopping.is_set():
+        try:
+            open_series = planner.look()
+        except TryAgain:
+            _log.exception("journal_unavailable")
+            open_series = False
+        process.alive()
+        process.wait(_TICK_S if open_series else _LOOK_S)
