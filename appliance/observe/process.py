@@ -59,9 +59,9 @@ class Process:
             OSError: the run directory cannot be made or written.
         """
         self.name = name
-        self.stopping: threading.Event = _Stopping()
         run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(run_directory, name)
+        self.stopping: threading.Event = _Stopping()
         self._bell = sockets.bind(_bell_path(run_directory, name), socket.SOCK_DGRAM)
         self._bell.setblocking(False)
         self._last_alive = -ALIVE_INTERVAL_S
