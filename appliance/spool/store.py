@@ -1,86 +1,233 @@
-"""Durable files. `put` returns when the bytes and the name are on stable storage, or raises.
+"""Durable files: once `Draft.commit` returns, the bytes and the name survive a power cut.
 
-Layout of a spool below its root: `incoming/` holds files that are being written, `00/` … `ff/` the
-finished ones as `<key>.dcm`. A key names one put, never a content, so that two objects never share a file.
+Making a new name durable costs a second flush of the disk. So names are made ahead: a batch of empty
+files is created and its folder is flushed once, and each draft takes the next one. What is left for the
+moment in which a scanner waits is one flush of the file itself.
+
+An unfinished draft therefore has a name like a finished file. What tells them apart is the completion
+record in the DICOM preamble (PS3.10 7.1 leaves its 128 bytes to the application): length and SHA-256 of
+what follows, written last. A file without a valid one was never acknowledged.
+
+Layout: `<batch>/<batch>-<number>.dcm`, and `<batch>/lock`, which the writing process holds until it ends, so
+that another process leaves the batch alone.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
+import struct
+import threading
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from appliance.domain.errors import TryAgain
 
+Durability = Literal["fsync", "os"]
+"""`fsync`: survives a power cut. `os`: survives the death of a process, but not of the machine."""
+
 _SUFFIX = ".dcm"
+_LOCK = "lock"
+_BATCH = 256
+_LOW = 64
+_READ_BYTES = 1 << 20
+
+# Magic, format version, length of what follows the preamble, its SHA-256.
+_RECORD = struct.Struct("<8sHQ32s")
+_MAGIC = b"EDGESPOL"
+_VERSION = 1
+PREAMBLE_BYTES = 128
+
+
+class Draft:
+    """One file that is being written. End it with `commit` or `abandon`.
+
+    Bytes are counted from behind the preamble, which belongs to the spool.
+    """
+
+    def __init__(self, spool: Spool, key: str) -> None:
+        self.key = key
+        self.size = 0
+        self._spool = spool
+        self._hash = hashlib.sha256()
+        self._path = spool.path(key)
+        self._descriptor = os.open(self._path, os.O_RDWR)
+        os.lseek(self._descriptor, PREAMBLE_BYTES, os.SEEK_SET)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies; readable while it is written."""
+        return self._path
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append.
+
+        Raises:
+            TryAgain: the file system refused; the draft can only be abandoned.
+        """
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:] if written else data)
+        except OSError as error:
+            raise self._spool.trouble(error) from error
+        self.size += len(data)
+        self._hash.update(data)
+
+    def commit(self) -> str:
+        """Make the file durable and return its key.
+
+        Raises:
+            TryAgain: the file system refused; the draft was abandoned.
+        """
+        record = _RECORD.pack(_MAGIC, _VERSION, self.size, self._hash.digest())
+        try:
+            os.pwrite(self._descriptor, record.ljust(PREAMBLE_BYTES, b"\0"), 0)
+            if self._spool.durability == "fsync":
+                os.fdatasync(self._descriptor)
+        except OSError as error:
+            self.abandon()
+            raise self._spool.trouble(error) from error
+        os.close(self._descriptor)
+        return self.key
+
+    def abandon(self) -> None:
+        """Remove the file."""
+        os.close(self._descriptor)
+        self._spool.remove(self.key)
 
 
 class Spool:
-    """A folder of durable files, each found by its key."""
+    """A folder of durable files, each found by its key. A key names one draft, never a content."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, durability: Durability = "fsync") -> None:
         self.root = root
-        self._incoming = root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        for number in range(256):
-            (root / f"{number:02x}").mkdir(exist_ok=True)
-        _sync_directory(root)
+        self.durability = durability
+        root.mkdir(parents=True, exist_ok=True)
+        self._names: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._batches: dict[str, int] = {}
 
-    def put(self, parts: Iterable[bytes]) -> str:
-        """Write one file and return its key once file and directory are on stable storage.
+    def draft(self) -> Draft:
+        """Begin a file.
 
         Raises:
-            TryAgain: the file system refused; nothing is left behind. The cause is the OSError.
+            TryAgain: the file system refused.
         """
-        key = uuid.uuid4().hex
-        target = self.path(key)
-        draft = self._incoming / f"{key}.part"
         try:
-            with draft.open("xb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(target)
-            _sync_directory(target.parent)
+            with self._lock:
+                if not self._names:
+                    self._make_names()
+                key = self._names.popleft()
+            return Draft(self, key)
         except OSError as error:
-            for leftover in (draft, target):
-                with suppress(OSError):
-                    leftover.unlink()
-            raise TryAgain(f"the spool {self.root} cannot be written: {error.strerror}") from error
-        return key
+            raise self.trouble(error) from error
+
+    def prepare(self) -> None:
+        """Make names ahead, if they run low: for a moment in which nobody waits.
+
+        Raises:
+            TryAgain: the file system refused.
+        """
+        if len(self._names) >= _LOW:
+            return
+        try:
+            with self._lock:
+                self._make_names()
+        except OSError as error:
+            raise self.trouble(error) from error
+
+    def put(self, parts: Iterable[bytes]) -> str:
+        """Write one whole file, preamble left out, and return its key once it is durable.
+
+        Raises:
+            TryAgain: the file system refused; nothing is left behind.
+        """
+        draft = self.draft()
+        try:
+            for part in parts:
+                draft.write(part)
+        except BaseException:
+            draft.abandon()
+            raise
+        return draft.commit()
 
     def path(self, key: str) -> Path:
         """Where the file of `key` lies."""
-        return self.root / key[:2] / f"{key}{_SUFFIX}"
-
-    def stored_keys(self) -> Iterator[str]:
-        """The keys of all finished files, in no order."""
-        for folder in self.root.iterdir():
-            if folder != self._incoming and folder.is_dir():
-                for file in folder.iterdir():
-                    yield file.name.removesuffix(_SUFFIX)
+        return self.root / key.partition("-")[0] / f"{key}{_SUFFIX}"
 
     def remove(self, key: str) -> None:
         """Remove a file that nothing refers to; one that is gone already is fine."""
         self.path(key).unlink(missing_ok=True)
 
-    def clear_unfinished(self) -> int:
-        """Remove what a process that died had not finished writing: none of it was acknowledged.
+    def abandoned_keys(self) -> Iterator[str]:
+        """The keys of all files that no running process is writing or may still write.
 
-        To be called before the only writer of this spool starts. Returns how many files there were.
+        Whether such a file was finished, `is_finished` tells.
         """
-        unfinished = list(self._incoming.iterdir())
-        for file in unfinished:
-            file.unlink(missing_ok=True)
-        return len(unfinished)
+        for folder in self.root.iterdir():
+            if folder.name in self._batches or not folder.is_dir() or _is_held(folder / _LOCK):
+                continue
+            for file in folder.iterdir():
+                if file.suffix == _SUFFIX:
+                    yield file.stem
+
+    def is_finished(self, key: str) -> bool:
+        """Whether the file was committed whole."""
+        try:
+            with self.path(key).open("rb") as file:
+                magic, version, size, digest = _RECORD.unpack_from(file.read(PREAMBLE_BYTES))
+                if (magic, version) != (_MAGIC, _VERSION):
+                    return False
+                if os.fstat(file.fileno()).st_size != PREAMBLE_BYTES + size:
+                    return False
+                actual = hashlib.sha256()
+                while chunk := file.read(_READ_BYTES):
+                    actual.update(chunk)
+                return actual.digest() == bytes(digest)
+        except (OSError, struct.error):
+            return False
 
     def free_bytes(self) -> int:
         """How much room the file system has left for us."""
         return shutil.disk_usage(self.root).free
+
+    def trouble(self, error: OSError) -> TryAgain:
+        """The error to raise for what the file system said."""
+        return TryAgain(f"the spool {self.root} cannot be written: {error.strerror}")
+
+    def _make_names(self) -> None:
+        batch = uuid.uuid4().hex[:16]
+        folder = self.root / batch
+        folder.mkdir()
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._batches[batch] = lock
+        names = [f"{batch}-{number:04d}" for number in range(_BATCH)]
+        for name in names:
+            os.close(os.open(self.path(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if self.durability == "fsync":
+            _sync_directory(folder)
+            _sync_directory(self.root)
+        self._names.extend(names)
+
+
+def _is_held(lock: Path) -> bool:
+    with suppress(FileNotFoundError):
+        descriptor = os.open(lock, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _sync_directory(folder: Path) -> None:

@@ -1,0 +1,249 @@
+"""pynetdicom's upper layer with its two hot places replaced: waiting, and receiving a C-STORE.
+
+The library polls each association a thousand times a second and copies every fragment several times;
+here a thread sleeps in poll(2) until there is something, and the data set goes from the socket through one
+reused buffer into the spool. Negotiation, state machine and every other service stay the library's: what
+is not a C-STORE request is handed on as if it had never been looked at.
+
+The library reads with no deadline and allocates what a PDU header announces; here both are bounded.
+These internals were checked against the versions in `CHECKED`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pynetdicom
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+
+from appliance.network.messages import P_DATA_TF, ProtocolError
+from appliance.network.reception import Incoming, Reception, StoreRequest
+
+CHECKED = ("3.0",)
+"""Versions of pynetdicom whose internals this module was checked against."""
+
+ESTABLISHED = "Sta6"
+_HEADER = struct.Struct(">BBI")
+_LONGEST_ASSOCIATE = 1024 * 1024
+_LONGEST_OTHER = 1024
+_TICK_S = 5  # granularity of the deadlines inside one read
+_PDU_DEADLINE_S = 60.0
+_IDLE_LOOK_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def is_checked() -> bool:
+    """Whether the installed pynetdicom is one whose internals are known."""
+    return pynetdicom.__version__.startswith(tuple(f"{version}." for version in CHECKED))
+
+
+def set_ticks(connection: socket.socket) -> None:
+    """Let no read or write on the connection sleep for longer than one tick, so that deadlines are seen.
+
+    A plain socket leaves the waiting to the kernel, which costs nothing; TLS has to do its own.
+    """
+    if isinstance(connection, ssl.SSLSocket):
+        connection.settimeout(_TICK_S)
+        return
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _TICK_S, 0))
+
+
+class UpperLayer(DULServiceProvider):
+    """The upper layer of one accepted association."""
+
+    def __init__(
+        self,
+        association: Association,
+        wake_association: Callable[[], None],
+        begin: Callable[[StoreRequest, Association], Incoming],
+        misbehaved: Callable[[str], None],
+    ) -> None:
+        super().__init__(association)
+        self.daemon = True
+        self._wake_association = wake_association
+        self._misbehaved = misbehaved
+        self._reception = Reception(
+            lambda: association._accepted_cx,
+            lambda request: begin(request, association),
+            self._hand_on,
+            self._respond,
+        )
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._buffer = bytearray(association.acceptor.maximum_length or 0)
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue a primitive for the peer, and wake the thread that sends it."""
+        super().send_pdu(primitive)
+        self._wake()
+
+    def kill_dul(self) -> None:
+        """End the thread."""
+        super().kill_dul()
+        self._wake()
+
+    def stop_dul(self) -> bool:
+        """End the thread if the connection is closed; whether it was."""
+        if self.state_machine.current_state == "Sta1":
+            self._kill_thread = True
+            self._wake()
+        return super().stop_dul()
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def run_reactor(self) -> None:
+        """The thread: one event after the other, asleep in between."""
+        self._idle_timer.start()
+        self.assoc._dul_ready.set()
+        try:
+            while not self._kill_thread:
+                self._step()
+        except Exception as error:  # noqa: BLE001 - as the library does: any fault ends the association
+            _log.exception("association_failed", extra={"error": type(error).__name__})
+            self._hang_up()
+        finally:
+            self._reception.abandon()
+            self._wake_association()
+            os.close(self._bell)
+
+    def _step(self) -> None:
+        if self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        if not self._process_recv_primitive():
+            self._receive()
+        try:
+            event = self.event_queue.get_nowait()
+        except queue.Empty:
+            return
+        self.state_machine.do_action(event)
+        self._wake_association()
+
+    def _receive(self) -> None:
+        """Read one PDU if there is one; wait for it if there is nothing else to do."""
+        connection = self.socket.socket if self.socket is not None else None
+        if connection is None:
+            self._poll(None, 0.0 if self.event_queue.qsize() else _IDLE_LOOK_S)
+            return
+        closing = self.state_machine.current_state == "Sta13"
+        busy = closing or self.event_queue.qsize() > 0
+        if self._poll(connection, 0.0 if busy else self._patience_s()):
+            self._idle_timer.restart()
+            self._read_pdu(connection)
+        elif closing:
+            self.socket.close()
+        else:
+            self._guarded(self._reception.check_pace)
+
+    def _patience_s(self) -> float:
+        if self._reception.is_busy or self.artim_timer._start_time is not None:
+            return _IDLE_LOOK_S
+        return _IDLE_LOOK_S * 30
+
+    def _poll(self, connection: socket.socket | None, seconds: float) -> bool:
+        """Wait for the peer or the bell; whether the peer has sent something, or has gone."""
+        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if connection is not None:
+            poll.register(connection, select.POLLIN)
+        try:
+            ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000.0)}
+        except OSError:
+            return True
+        if self._bell in ready:
+            os.eventfd_read(self._bell)
+        return connection is not None and connection.fileno() in ready
+
+    def _read_pdu(self, connection: socket.socket) -> None:
+        """Read one PDU within its bounds and act on it, or tell the state machine why not."""
+        try:
+            header = self._read(connection, memoryview(bytearray(_HEADER.size)))
+            kind, _, length = _HEADER.unpack(header)
+            if length > self._longest(kind):
+                raise ProtocolError("pdu_length", f"a PDU of type {kind} announces {length} bytes")
+            if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
+                self._reception.take(self._read(connection, memoryview(self._buffer)[:length]))
+                self._reception.check_pace()
+            else:
+                body = self._read(connection, memoryview(bytearray(length)))
+                pdu, event = self._decode_pdu(bytearray(header) + body)
+                self._recv_pdu.put(pdu)
+                self.event_queue.put(event)
+        except ProtocolError as error:
+            self._blame(error)
+        except (OSError, EOFError):
+            self.event_queue.put("Evt17")
+
+    def _longest(self, kind: int) -> int:
+        if kind == P_DATA_TF:
+            return len(self._buffer)
+        return _LONGEST_ASSOCIATE if kind in (0x01, 0x02) else _LONGEST_OTHER
+
+    def _read(self, connection: socket.socket, view: memoryview) -> memoryview:
+        """Fill `view` from the connection before the deadline of one PDU.
+
+        Raises:
+            ProtocolError: the peer is too slow.
+            EOFError, OSError: the connection is gone.
+        """
+        deadline = time.monotonic() + _PDU_DEADLINE_S
+        position = 0
+        while position < len(view):
+            try:
+                count = connection.recv_into(view[position:])
+            except (BlockingIOError, TimeoutError):
+                count = -1
+            if count == 0:
+                raise EOFError
+            position += max(count, 0)
+            if position < len(view) and time.monotonic() > deadline:
+                raise ProtocolError("slow", "a PDU takes too long")
+        return view
+
+    def _guarded(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except ProtocolError as error:
+            self._blame(error)
+
+    def _blame(self, error: ProtocolError) -> None:
+        """Count what the peer did, and abort (PS3.8 9.2: an invalid PDU is Evt19)."""
+        self._misbehaved(error.word)
+        _log.warning("peer_misbehaves", extra={"what": error.word, "detail": str(error)})
+        self.event_queue.put("Evt19")
+
+    def _hand_on(self, context_id: int, control: int, data: bytes) -> None:
+        """Give a fragment to the library, as if it had read it itself (its action DT-2)."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list = [(context_id, bytes([control]) + data)]
+        self.assoc.dimse.receive_primitive(primitive)
+        self._wake_association()
+
+    def _respond(self, pdu: bytes) -> None:
+        """Send a whole PDU. This thread is the only one that writes to the connection."""
+        if self.socket is None or self.socket.socket is None:
+            raise EOFError
+        self.socket.socket.sendall(pdu)
+
+    def _hang_up(self) -> None:
+        """End an association whose state is unknown."""
+        self.assoc.is_aborted = True
+        self.assoc.is_established = False
+        self.assoc._kill = True
+        self._kill_thread = True
+        if self.socket is not None:
+            self.socket.close()
