@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable
@@ -129,6 +130,10 @@ class _Server(ThreadedAssociationServer):
             self.shutdown_request(request)
             return
         super().process_request_thread(request, client_address)
+
+    def shutdown(self) -> None:
+        # pynetdicom's own also strikes the server off the list of AE.start_server(), where this one is not.
+        socketserver.BaseServer.shutdown(self)
 
 
 class Acceptor:
