@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any
 
 from pydicom import Dataset
@@ -120,6 +121,11 @@ class _Server(ThreadedAssociationServer):
             )
         return connection, address
 
+    def shutdown(self) -> None:
+        # The library's own also takes the server off a list that only its `start_server` puts it on.
+        BaseServer.shutdown(self)
+        self.server_close()
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             if self.ssl_context:
@@ -211,7 +217,6 @@ class Acceptor:
         """Close the ports and abort what is still open; nothing unfinished was acknowledged."""
         for server in self._servers:
             server.shutdown()
-            server.server_close()
         self._entity.shutdown()
         for thread in self._threads:
             thread.join(timeout=5.0)
