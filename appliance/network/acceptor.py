@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from socketserver import BaseServer
 from typing import Any
 
 from pydicom import Dataset
@@ -120,11 +119,6 @@ class _Server(ThreadedAssociationServer):
                 connection, server_side=True, do_handshake_on_connect=False
             )
         return connection, address
-
-    def shutdown(self) -> None:
-        # The library's own also takes the server off a list that only its `start_server` puts it on.
-        BaseServer.shutdown(self)
-        self.server_close()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
