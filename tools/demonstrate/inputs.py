@@ -12,7 +12,6 @@ from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -21,7 +20,7 @@ from pydicom.uid import (
 from tools.simulate.head_series import write_series
 
 # Images of several scanners and, on purpose, odd ones: the common compressions, big-endian and deflated
-# encodings, palette and YBR colour, many frames, an ECG, a report, a plan, a segmentation.
+# encodings, palette and YBR colour, many frames, an ECG, a report, a segmentation.
 WHEEL_FILES = (
     "CT_small.dcm",
     "J2K_pixelrep_mismatch.dcm",
@@ -36,14 +35,12 @@ WHEEL_FILES = (
     "image_dfl.dcm",
     "waveform_ecg.dcm",
     "test-SR.dcm",
-    "rtplan.dcm",
     "liver_1frame.dcm",
 )
 SCANNER_FOLDERS = ("77654033", "98892001")
 """Two patients of pydicom's DICOMDIR sample: small CR and CT series."""
 
 ENCODINGS = {
-    ImplicitVRLittleEndian: "implicit VR",
     ExplicitVRBigEndian: "big-endian",
     DeflatedExplicitVRLittleEndian: "deflated",
     JPEGBaseline8Bit: "JPEG",

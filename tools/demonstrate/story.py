@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -110,12 +111,12 @@ def _skips(site: Site) -> list[str]:
 
 
 def _table(result: Result) -> Table:
-    table = Table(title="At the PACS", title_justify="left")
-    for name, justify in (("series", "left"), ("images in", "right"), ("forwarded", "right")):
-        table.add_column(name, justify="left" if justify == "left" else "right")
-    table.add_column("enhanced", justify="right")
-    table.add_column("triage")
-    table.add_column("seconds", justify="right")
+    table = Table(title="At the PACS", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("series", overflow="ellipsis", no_wrap=True)
+    for name in ("images in", "forwarded", "enhanced"):
+        table.add_column(name, justify="right", min_width=len(name))
+    table.add_column("triage", no_wrap=True, min_width=16)
+    table.add_column("seconds", justify="right", min_width=7)
     for row in result.rows:
         style = "red" if row.problems else "bold" if row.triage.startswith("positive") else None
         table.add_row(
@@ -123,7 +124,7 @@ def _table(result: Result) -> Table:
             str(len(row.series.images)),
             str(row.forwarded),
             str(row.enhanced) if row.enhanced else "-",
-            escape(row.triage),
+            row.triage.partition(" (")[0],
             "" if row.seconds is None else f"{row.seconds:.1f}",
             style=style,
         )
