@@ -27,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+WIDTH_OF_FILES = 160
+
 ConfigFile = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The configuration file.", show_default=False)
 ]
@@ -154,7 +156,10 @@ def _problems_as_lines() -> Iterator[None]:
 def _print(renderables: list[Table]) -> None:
     from rich.console import Console
 
+    # In a terminal a table fits its width; in a file or a pipe nothing is cut off.
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_FILES
     for renderable in renderables:
         console.print(renderable)
 

@@ -184,14 +184,16 @@ def _decode(header: Dataset) -> NDArray[np.int32]:
         raise Unusable("truncated_pixel_data", detail)
     _require_decoder(syntax)
     try:
-        cells = pixel_array(header, raw=True)
+        # Unused bits are kept: padding may use them.
+        cells = pixel_array(header, raw=True, correct_unused_bits=False)
     except _DAMAGED as error:
         raise Unusable("undecodable_pixel_data", "the pixel data cannot be decoded") from error
     kind = f"{'i' if signed else 'u'}{cell_bits // 8}"
     if cells.dtype.itemsize != cell_bits // 8 or cells.shape != (header.Rows, header.Columns):
         raise Unusable("undecodable_pixel_data", "the decoded pixels have another size than announced")
     # A JPEG 2000 stream may disagree with the header about the sign; the header counts.
-    return cells.view(kind).astype(np.int32)
+    native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    return native.view(kind).astype(np.int32)
 
 
 def _require_decoder(syntax: UID) -> None:

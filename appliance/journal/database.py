@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from appliance.domain.errors import ApplianceError, TryAgain
+from appliance.domain.errors import ApplianceError, GiveUp, TryAgain
 from appliance.domain.states import Lifecycle, apply
 from appliance.journal.clock import boot_id, boot_seconds, wall_time
 
@@ -34,6 +34,10 @@ class Journal:
     `durability` is SQLite's `synchronous`: NORMAL never corrupts but may forget the last transactions
     in a power cut, which the spool makes good for received instances and a resend under the same UID
     for deliveries. FULL forgets nothing: for results, whose first bytes are the result for good.
+
+    Raises:
+        TryAgain: the database is locked, or its folder full or away.
+        GiveUp: the file is not a database, or damaged.
     """
 
     def __init__(self, path: Path, durability: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
@@ -51,12 +55,26 @@ class Journal:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
+            connection = self._local.connection = self._open()
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = None
+        try:
             connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._durability}")
             connection.execute("PRAGMA foreign_keys = ON")
-            self._local.connection = connection
+        except sqlite3.DatabaseError as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise TryAgain(f"the journal {self.path} cannot be opened: {error}") from error
+            raise GiveUp(
+                f"the journal {self.path} is damaged ({error}): move it away, and the next start makes"
+                " a new one from the spool"
+            ) from error
         return connection
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable
@@ -130,6 +131,10 @@ class _Server(ThreadedAssociationServer):
             return
         super().process_request_thread(request, client_address)
 
+    def shutdown(self) -> None:
+        # pynetdicom's own also strikes the server off the list of AE.start_server(), where this one is not.
+        socketserver.BaseServer.shutdown(self)
+
 
 class Acceptor:
     """Listens on one or more ports for Storage and Verification.
@@ -206,7 +211,6 @@ class Acceptor:
         """Close the ports and abort what is still open; nothing unfinished was acknowledged."""
         for server in self._servers:
             server.shutdown()
-            server.server_close()
         self._entity.shutdown()
         for thread in self._threads:
             thread.join(timeout=5.0)

@@ -16,12 +16,16 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
 
-# Uncompressed before lossless before lossy (as the scanner compressed it); JPIP, private and SMPTE never.
+# Uncompressed before lossless before lossy (as the scanner compressed it), and the common before the rare.
+# Data sets pass through untouched, so every syntax of a stored object is usable, retired ones included.
+# Never: JPIP, whose pixels lie elsewhere, SMPTE streams, and private ones.
 PREFERRED_SYNTAXES = (
     "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
     "1.2.840.10008.1.2",  # Implicit VR Little Endian
     "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
     "1.2.840.10008.1.2.2",  # Explicit VR Big Endian (retired)
+    "1.2.840.10008.1.2.1.98",  # Encapsulated Uncompressed Explicit VR Little Endian
+    "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
     "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
     "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
     "1.2.840.10008.1.2.4.70",  # JPEG lossless, first-order prediction
@@ -29,11 +33,16 @@ PREFERRED_SYNTAXES = (
     "1.2.840.10008.1.2.5",  # RLE lossless
     "1.2.840.10008.1.2.4.201",  # HTJ2K lossless
     "1.2.840.10008.1.2.4.202",  # HTJ2K lossless, RPCL
+    "1.2.840.10008.1.2.4.92",  # JPEG 2000 part 2 lossless
+    *(f"1.2.840.10008.1.2.4.{number}" for number in (58, 65, 66)),  # JPEG lossless (retired)
     "1.2.840.10008.1.2.4.50",  # JPEG baseline
     "1.2.840.10008.1.2.4.51",  # JPEG extended
     "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
     "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.93",  # JPEG 2000 part 2
     "1.2.840.10008.1.2.4.203",  # HTJ2K
+    *(f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56)),  # JPEG (retired)
+    *(f"1.2.840.10008.1.2.4.{number}" for number in range(59, 65)),  # JPEG hierarchical (retired)
     "1.2.840.10008.1.2.4.100",  # MPEG2 main profile, main level
     "1.2.840.10008.1.2.4.101",  # MPEG2 main profile, high level
     "1.2.840.10008.1.2.4.102",  # MPEG-4 AVC/H.264 high profile
@@ -41,6 +50,7 @@ PREFERRED_SYNTAXES = (
     "1.2.840.10008.1.2.4.104",  # MPEG-4 AVC/H.264 for 2D video
     "1.2.840.10008.1.2.4.105",  # MPEG-4 AVC/H.264 for 3D video
     "1.2.840.10008.1.2.4.106",  # MPEG-4 AVC/H.264 stereo
+    *(f"1.2.840.10008.1.2.4.{number}.1" for number in range(100, 107)),  # MPEG2 and MPEG-4, fragmentable
     "1.2.840.10008.1.2.4.107",  # HEVC/H.265 main profile
     "1.2.840.10008.1.2.4.108",  # HEVC/H.265 main 10 profile
     "1.2.840.10008.1.2.4.110",  # JPEG XL lossless

@@ -14,11 +14,13 @@ import sys
 import threading
 import traceback
 from datetime import datetime, timezone
+from pathlib import Path
 from types import TracebackType
 
 from appliance.domain.errors import ApplianceError
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+INNERMOST_FRAMES = 12
 _OWN = ("appliance", "__main__", "tools")
 _QUOTING_LIBRARIES = ("pynetdicom", "pydicom", "highdicom")
 
@@ -85,7 +87,10 @@ def _describe(error: BaseException | None) -> list[str]:
     lines: list[str] = []
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
-        places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+        places = " < ".join(
+            f"{Path(frame.filename).stem}.{frame.name}:{frame.lineno}"
+            for frame in reversed(frames[-INNERMOST_FRAMES:])
+        )
         lines.append(f"{type(error).__name__}{_safe_text(error)} in {places}")
         error = error.__cause__ or error.__context__
     return lines

@@ -45,8 +45,8 @@ class Card:
     score: float
     threshold: float
     calibrated: bool
-    slice_number: int
-    slices: int
+    place: str
+    """Where the key slice lies in its series: "image 12, 28 slices"."""
     model: str
     checksum: str
     time: str
@@ -62,11 +62,13 @@ def draw_card(card: Card) -> NDArray[np.uint8]:
     _draw_heading(draw, card)
     grey = window(card.hounsfield)
     right = grey if card.heat is None else overlay(grey, card.heat)
-    columns = ((_MARGIN, grey, "Key slice, brain window"), (WIDTH - _MARGIN - _PICTURE, right, "Heat map"))
-    for left, picture, title in columns:
+    pictures = (
+        (_MARGIN, grey, f"Key slice, brain window: {card.place}"),
+        (WIDTH - _MARGIN - _PICTURE, right, "Heat map" if card.heat is not None else "No heat map"),
+    )
+    for left, picture, title in pictures:
         _draw_picture(page, draw, left, picture, card.aspect)
-        where = f"  {card.slice_number} of {card.slices}" if left == _MARGIN else ""
-        draw.text((left, _PICTURES_TOP - 24), title + where, font=_font(15), fill=_GREY)
+        draw.text((left, _PICTURES_TOP - 24), title, font=_font(15), fill=_GREY)
     _draw_score(draw, card)
     _draw_notice(draw)
     return np.asarray(page, np.uint8)
@@ -91,10 +93,24 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+def _draw_line(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    words: str,
+    size: int,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    """One line of text, smaller if it would be wider than `width`."""
+    while size > 8 and draw.textlength(words, font=_font(size)) > width:
+        size -= 1
+    draw.text(corner, words, font=_font(size), fill=colour)
+
+
 def _draw_heading(draw: ImageDraw.ImageDraw, card: Card) -> None:
     draw.rectangle((0, 0, 10, 88), fill=_ALERT)
-    draw.text((_MARGIN, 12), f"Suspected: {card.finding}", font=_font(34), fill=_WHITE)
-    draw.text((_MARGIN, 58), card.urgency, font=_font(20), fill=_ALERT)
+    _draw_line(draw, (_MARGIN, 12), f"Suspected: {card.finding}", 34, _WHITE, WIDTH - 2 * _MARGIN)
+    _draw_line(draw, (_MARGIN, 58), card.urgency, 20, _ALERT, WIDTH - 2 * _MARGIN)
 
 
 def _draw_picture(
@@ -121,7 +137,7 @@ def _draw_score(draw: ImageDraw.ImageDraw, card: Card) -> None:
     mark = left + round((right - left) * card.threshold)
     draw.rectangle((mark - 1, bar[0] - 5, mark + 1, bar[1] + 5), fill=_WHITE)
     column = WIDTH - _MARGIN - _PICTURE
-    draw.text((column, top), card.model, font=_font(20), fill=_WHITE)
+    _draw_line(draw, (column, top), card.model, 20, _WHITE, _PICTURE)
     draw.text((column, top + 32), f"sha256 {card.checksum}   {card.time}", font=_font(15), fill=_GREY)
 
 

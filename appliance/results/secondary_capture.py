@@ -22,6 +22,7 @@ from appliance.results.attributes import (
     readable_element,
     revised_number,
     revised_text,
+    source_value,
     text,
 )
 from appliance.results.card import Card, draw_card
@@ -91,6 +92,7 @@ def _put_image(capture: Dataset, source: Dataset, outcome: Findings) -> None:
 def _card(outcome: Findings, volume: Volume, identity: Identity) -> Card:
     source = volume.sources[outcome.key_slice]
     moment = local_time(source, identity.created)
+    number = source_value(source, "InstanceNumber") or outcome.key_slice + 1
     heat = None if outcome.heat is None else np.asarray(outcome.heat[outcome.key_slice], np.float32)
     return Card(
         finding=outcome.finding.meaning,
@@ -98,8 +100,7 @@ def _card(outcome: Findings, volume: Volume, identity: Identity) -> Card:
         score=outcome.score,
         threshold=outcome.threshold,
         calibrated=outcome.calibrated,
-        slice_number=outcome.key_slice + 1,
-        slices=len(volume.sources),
+        place=f"image {number}, {len(volume.sources)} slices",
         model=f"{identity.model.title} {identity.model.version}",
         checksum=identity.model.sha256[:12],
         time=moment.strftime("%Y-%m-%d %H:%M:%S %z").strip(),

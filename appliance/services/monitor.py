@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 import threading
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -63,6 +64,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.config = config
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A fault in one answer ends that answer; the log has it without the texts of others."""
+        _log.exception("request_failed")
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
@@ -109,7 +114,7 @@ def _families(config: Config) -> list[Metric]:
 
 
 def _journal_families(config: Config) -> list[Metric]:
-    with closing(_journal(config)) as journal, journal.read() as connection:
+    with _journal(config) as connection:
         # Zero where the journal has nothing, so that an alert rule always has a value to look at.
         series: dict[tuple[str, ...], float] = {(state,): 0.0 for state in SERIES.states}
         series |= _values(summary.series_by_state(connection))
@@ -127,18 +132,27 @@ def _values(counts: Iterable[summary.Count]) -> dict[tuple[str, ...], float]:
     return {count.labels: float(count.count) for count in counts}
 
 
-def _journal(config: Config) -> Journal:
-    """The journal. Opened anew for each request: one that was broken is seen as such, and as healed."""
+@contextmanager
+def _journal(config: Config) -> Iterator[sqlite3.Connection]:
+    """A view of the journal. Opened anew each time: one that was broken is seen as such, and as healed.
+
+    Raises:
+        TryAgain: the journal is missing, locked or damaged.
+    """
     if not config.journal_path.exists():
         raise TryAgain("the journal does not exist yet")
-    return Journal(config.journal_path)
+    try:
+        with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise TryAgain(f"the journal cannot be read: {error}") from error
 
 
 def _why_not_ready(config: Config) -> str | None:
     if not metrics.answers(config.run_directory, "receive"):
         return "the receive process does not answer"
     try:
-        with closing(_journal(config)) as journal, journal.read() as connection:
+        with _journal(config) as connection:
             summary.series_by_state(connection)
     except TryAgain as error:
         return str(error)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import TypedDict
 
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from appliance.config.schema import Config
@@ -121,13 +122,12 @@ def _rows(labels: list[str], counts: Iterable[summary.Count]) -> list[Row]:
 def _table(title: str, columns: list[str], rows: list[Row]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in {"count", "seconds"} else "left")
+        justify: JustifyMethod = "right" if column in {"count", "seconds"} else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
     return table
 
 
 def _cell(value: str | int | float | list[str]) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "not used"
-    return str(value)
+    return ", ".join(value) if isinstance(value, list) else str(value)

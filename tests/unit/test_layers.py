@@ -61,8 +61,8 @@ def imports_of(path: Path, root: Path) -> Iterator[Import]:
                 module = ".".join([*importer.split(".")[: -node.level], *filter(None, [module])])
             yield Import(importer, module, place)
             for name in node.names:
-                # `from appliance import journal` names a package only here.
-                if module == "appliance":
+                # `from appliance import journal` names a package only here; `__version__` is none.
+                if module == "appliance" and not name.name.startswith("__"):
                     yield Import(importer, f"{module}.{name.name}", place)
 
 

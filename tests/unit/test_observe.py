@@ -215,7 +215,7 @@ def test_the_log_is_json_without_patient_data() -> None:
     assert (warning["logger"], warning["level"]) == ("py.warnings", "warning")
     assert failed["exception"][0].startswith("GiveUp: the object cannot be read in ")
     assert failed["exception"][1].startswith("ValueError in ")
-    assert thread["exception"][0].startswith("KeyError in fail:")
+    assert thread["exception"][0].startswith("KeyError in <string>.fail:")
     assert uncaught["exception"][0].startswith("OSError: No space left on device in ")
 
 

@@ -1,0 +1,1 @@
+"""Campaigns: long experiments on a running appliance whose results stand in docs/reliability.md."""

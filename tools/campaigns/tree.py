@@ -1,0 +1,137 @@
+"""`appliance run` as a tree of processes, one of which can be killed."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools.campaigns.pacs import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+SUPERVISOR = "run"
+CHILDREN = ("receive", "plan", "infer", "forward", "monitor")
+VICTIMS = (*CHILDREN, SUPERVISOR)
+_START_S = 120.0
+_STOP_S = 120.0
+_ORPHANS_S = 5.0
+
+
+class Tree:
+    """The appliance with its processes, its configuration and storage in `folder`.
+
+    `settings` replaces whole sections of the configuration, by name.
+    """
+
+    def __init__(self, folder: Path, pacs_port: int, settings: Mapping[str, Any] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.storage = folder / "var"
+        self.port = free_port()
+        self._log = folder / "appliance.log"
+        self._config = folder / "site.yaml"
+        content: dict[str, Any] = {
+            "station": {"ae_title": "EDGE"},
+            "listener": {"host": "127.0.0.1", "port": self.port},
+            "storage": {"path": "./var", "minimum_free_mb": 16},
+            "destinations": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port}},
+            "pipelines": [
+                {"model": "ct-denoise", "destinations": ["pacs"]},
+                {"model": "head-ct-triage", "destinations": ["pacs"]},
+            ],
+            "completeness": {"quiet_s": {"default": 1.0, "CT": 1.0}},
+            "delivery": {"retry_minimum_s": 0.5, "retry_maximum_s": 2.0},
+            "inference": {"threads": 1},
+            "monitor": {"host": "127.0.0.1", "port": free_port()},
+            **(settings or {}),
+        }
+        self._config.write_text(yaml.safe_dump(content, sort_keys=False))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait for its ready line.
+
+        Raises:
+            RuntimeError: it ended or stayed silent instead.
+        """
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "appliance", "run", "--config", str(self._config)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            spoke = bool(selector.select(_START_S))
+        if not spoke or not self._process.stdout.readline().startswith(b"ready"):
+            raise RuntimeError(f"the appliance did not become ready; see {self._log}")
+
+    def processes(self) -> dict[str, int]:
+        """The process id of every process that lives, by name."""
+        assert self._process is not None
+        found = {SUPERVISOR: self._process.pid} if self._process.poll() is None else {}
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        try:
+            identifiers = [int(word) for word in children.read_text().split()]
+        except FileNotFoundError:
+            return found
+        for identifier in identifiers:
+            try:
+                command = Path(f"/proc/{identifier}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found |= {name: identifier for name in CHILDREN if name.encode() in command}
+        return found
+
+    def kill(self, victim: str) -> list[str]:
+        """End one process with SIGKILL; returns what is wrong with what its death leaves behind."""
+        processes = self.processes()
+        if victim not in processes:
+            return [f"{victim} was not running when it was to be killed"]
+        os.kill(processes[victim], signal.SIGKILL)
+        if victim != SUPERVISOR:
+            return []
+        assert self._process is not None
+        self._process.wait()
+        self._close()
+        end = time.monotonic() + _ORPHANS_S
+        while left := [name for name in CHILDREN if _lives(processes.get(name))]:
+            if time.monotonic() > end:
+                return [f"{', '.join(left)} survived the supervisor by {_ORPHANS_S:g} s"]
+            time.sleep(0.02)
+        return []
+
+    def stop(self) -> int:
+        """End it with SIGTERM and return its exit status."""
+        if self._process is None:
+            return 0
+        self._process.terminate()
+        status = self._process.wait(_STOP_S)
+        self._close()
+        return status
+
+    def _close(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+
+
+def _lives(identifier: int | None) -> bool:
+    if identifier is None:
+        return False
+    try:
+        state = Path(f"/proc/{identifier}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"

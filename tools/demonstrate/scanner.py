@@ -1,0 +1,62 @@
+"""A small scanner: sends each series over an association of its own, the bytes as they are in the file."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from pynetdicom import AE, _config, evt
+from pynetdicom.events import Event
+
+from tools.demonstrate.inputs import Series
+
+
+class NotAccepted(Exception):
+    """The appliance did not take what was sent; the message says what and why."""
+
+
+def send(all_series: Iterable[Series], port: int, sent: Callable[[Series, float], None]) -> None:
+    """Send every image; after each the appliance must have answered 0x0000.
+
+    `sent` is told of each image and of the wall-clock time at which its sending began.
+
+    Raises:
+        NotAccepted: an association, a presentation context or an image was refused.
+    """
+    # The file's own bytes travel: decoding and encoding again could change them.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    for series in all_series:
+        entity = AE(ae_title="SCANNER")
+        for pair in dict.fromkeys(
+            (image.sop_class_uid, image.transfer_syntax_uid) for image in series.images
+        ):
+            entity.add_requested_context(*pair)
+        association = entity.associate(
+            "127.0.0.1",
+            port,
+            ae_title="EDGE",
+            max_pdu=131072,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+        if not association.is_established:
+            raise NotAccepted(f"no association for {series.name}")
+        try:
+            for image in series.images:
+                begun = time.time()
+                try:
+                    status = association.send_c_store(image.path).get("Status", "no answer")
+                except ValueError as error:
+                    raise NotAccepted(f"{series.name}: {error}") from error
+                if status != 0x0000:
+                    raise NotAccepted(f"{series.name}: C-STORE status {status}")
+                sent(series, begun)
+        finally:
+            association.release()
+
+
+def _send_at_once(event: Event) -> None:
+    """Small messages wait for each other on the loopback interface otherwise."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
