@@ -211,6 +211,7 @@ class Acceptor:
         """Close the ports and abort what is still open; nothing unfinished was acknowledged."""
         for server in self._servers:
             server.shutdown()
+            server.server_close()
         self._entity.shutdown()
         for thread in self._threads:
             thread.join(timeout=5.0)

@@ -11,14 +11,15 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 
 from appliance.config.schema import Config
-from appliance.domain.errors import Misconfigured, TryAgain
+from appliance.domain.errors import ApplianceError, GiveUp, Misconfigured, TryAgain
 from appliance.domain.states import SERIES
 from appliance.journal import summary
 from appliance.journal.database import Journal
@@ -57,12 +58,48 @@ def serve(config: Config, process: Process) -> None:
     server.server_close()
 
 
+class _JournalReader:
+    """Views of the journal, each over a connection of its own: one that was broken is seen healed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._journal: Journal | None = None
+
+    @contextmanager
+    def view(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view.
+
+        Raises:
+            TryAgain: the journal is missing or locked.
+            GiveUp: the journal is damaged.
+        """
+        journal = self._opened()
+        try:
+            with journal.read() as connection:
+                yield connection
+        except sqlite3.DatabaseError as error:
+            raise GiveUp(f"the journal is damaged: {error}") from error
+        finally:
+            journal.close()
+
+    def _opened(self) -> Journal:
+        if not self._path.exists():
+            raise TryAgain("the journal does not exist yet")
+        with self._lock:
+            # Once only, for it writes; a full disk must not take the gauges away later.
+            if self._journal is None:
+                self._journal = Journal(self._path)
+            return self._journal
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], config: Config) -> None:
         super().__init__(address, _Handler)
         self.config = config
+        self.journal = _JournalReader(config.journal_path)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A fault in one answer ends that answer; the log has it without the texts of others."""
@@ -79,11 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one request."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(HTTPStatus.OK, PROMETHEUS, metrics.exposition(_families(self.server.config)))
+            self._answer(HTTPStatus.OK, PROMETHEUS, metrics.exposition(_families(self.server)))
         elif path == "/healthz":
             self._answer(HTTPStatus.OK, PLAIN, b"ok\n")
         elif path == "/readyz":
-            reason = _why_not_ready(self.server.config)
+            reason = _why_not_ready(self.server)
             status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
             self._answer(status, PLAIN, f"{reason or 'ready'}\n".encode())
         else:
@@ -100,25 +137,26 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are counted by whoever makes them; the log is for the appliance's own events."""
 
 
-def _families(config: Config) -> list[Metric]:
+def _families(server: _Server) -> list[Metric]:
+    run_directory = server.config.run_directory
     names = list(metrics.WORKERS)
     # Under systemd nobody supervises but systemd itself.
-    if metrics.answers(config.run_directory, "run"):
+    if metrics.answers(run_directory, "run"):
         names.append("run")
-    families = metrics.collect(config.run_directory, names)
+    families = metrics.collect(run_directory, names)
     try:
-        return families + _journal_families(config)
-    except TryAgain as error:
+        return families + _journal_families(server)
+    except ApplianceError as error:
         _log.warning("the journal could not be read", extra={"reason": str(error)})
         return families
 
 
-def _journal_families(config: Config) -> list[Metric]:
-    with _journal(config) as connection:
+def _journal_families(server: _Server) -> list[Metric]:
+    with server.journal.view() as connection:
         # Zero where the journal has nothing, so that an alert rule always has a value to look at.
         series: dict[tuple[str, ...], float] = {(state,): 0.0 for state in SERIES.states}
         series |= _values(summary.series_by_state(connection))
-        oldest: dict[tuple[str, ...], float] = {(name,): 0.0 for name in config.destinations}
+        oldest: dict[tuple[str, ...], float] = {(name,): 0.0 for name in server.config.destinations}
         oldest |= {(name,): age_s for name, age_s in summary.oldest_waiting_s(connection).items()}
         return [
             metrics.SERIES.family(series),
@@ -132,28 +170,12 @@ def _values(counts: Iterable[summary.Count]) -> dict[tuple[str, ...], float]:
     return {count.labels: float(count.count) for count in counts}
 
 
-@contextmanager
-def _journal(config: Config) -> Iterator[sqlite3.Connection]:
-    """A view of the journal. Opened anew each time: one that was broken is seen as such, and as healed.
-
-    Raises:
-        TryAgain: the journal is missing, locked or damaged.
-    """
-    if not config.journal_path.exists():
-        raise TryAgain("the journal does not exist yet")
-    try:
-        with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
-            yield connection
-    except sqlite3.DatabaseError as error:
-        raise TryAgain(f"the journal cannot be read: {error}") from error
-
-
-def _why_not_ready(config: Config) -> str | None:
-    if not metrics.answers(config.run_directory, "receive"):
+def _why_not_ready(server: _Server) -> str | None:
+    if not metrics.answers(server.config.run_directory, "receive"):
         return "the receive process does not answer"
     try:
-        with _journal(config) as connection:
+        with server.journal.view() as connection:
             summary.series_by_state(connection)
-    except TryAgain as error:
+    except ApplianceError as error:
         return str(error)
     return None

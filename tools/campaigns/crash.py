@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.campaigns.journal_view import DELIVERED, STAGES, JournalView
+from tools.campaigns.journal_view import DELIVERED, QUEUED, STAGES, JournalView
 from tools.campaigns.pacs import Pacs
 from tools.campaigns.scanner import Scanner, Series, new_series
 from tools.campaigns.tree import CHILDREN, SUPERVISOR, VICTIMS, Tree
@@ -20,21 +20,27 @@ from tools.simulate.head_series import write_series
 
 SLICES, SIZE = 8, 256
 MEASURED_RUNS = 2
-"""Undisturbed runs of each template: they show what to expect and when each stage takes place."""
+"""Undisturbed runs of each template: they show what to expect and how long each stage takes."""
+AIMS = tuple(stage for stage in STAGES if stage != QUEUED)
+"""Stages long enough to be aimed at. The moments between them are hit by shots that go too far."""
 
-_SAMPLE_S = 0.005
+_BEYOND = 1.15
+_LOOK_S = 0.01
 _PATIENCE_S = 120.0
 _TIDY_S = 10.0
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one crash is to be: `delay_s` after the scanner begins, `victim` is killed."""
+    """What one crash is to be: `victim` is killed `delay_s` after the series enters a stage for the
+    `visit`-th time, counted from 0 (each model has an inference of its own).
+    """
 
     number: int
     template: str
     victim: str
     aimed_at: str
+    visit: int
     delay_s: float
 
 
@@ -67,8 +73,8 @@ class Bench:
     journal: JournalView
     templates: Mapping[str, Sequence[Path]]
     references: dict[str, Reference] = field(default_factory=dict)
-    moments: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By stage: seconds after the scanner begins at which undisturbed series were in it."""
+    visits: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    """By stage: number and length in seconds of each visit of an undisturbed series."""
     finished: list[tuple[Series, frozenset[str], str]] = field(default_factory=list)
 
     def series(self, template: str) -> Series:
@@ -109,20 +115,20 @@ def bench(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator[B
 
 
 def _measure(bench: Bench, template: str) -> None:
-    """Let one series pass undisturbed and note which stage it is in at which moment."""
+    """Let one series pass undisturbed and note how long it is in which stage."""
     series = bench.series(template)
     scanner = Scanner(bench.tree.port, series, patience_s=_PATIENCE_S)
     scanner.start()
-    begin = time.monotonic()
-    while (stage := bench.journal.stage(series, all_acknowledged=scanner.is_done)) != DELIVERED:
-        now = time.monotonic() - begin
-        if now > _PATIENCE_S:
-            raise RuntimeError(
-                f"an undisturbed series has not come to its end: {bench.journal.pending(series)}"
-            )
-        bench.moments[stage].append(now)
-        time.sleep(_SAMPLE_S)
+    entered: list[tuple[str, float]] = []
+    for stage in _stages(bench, series, scanner):
+        if not entered or stage != entered[-1][0]:
+            entered.append((stage, time.monotonic()))
+    if entered[-1][0] != DELIVERED:
+        raise RuntimeError(f"an undisturbed series does not come to its end: {bench.journal.pending(series)}")
     scanner.join()
+    for index, (stage, since) in enumerate(entered[:-1]):
+        visit = sum(1 for earlier, _ in entered[:index] if earlier == stage)
+        bench.visits[stage].append((visit, entered[index + 1][1] - since))
     bench.references.setdefault(template, reference(bench.journal, bench.pacs, series))
     expected = bench.references[template]
     found = problems(bench.journal, bench.pacs, series, scanner.acknowledged, expected)
@@ -131,17 +137,39 @@ def _measure(bench: Bench, template: str) -> None:
     bench.finish(series, scanner.acknowledged, template)
 
 
+def _stages(bench: Bench, series: Series, scanner: Scanner) -> Iterator[str]:
+    """The stage of a series, again and again until it is delivered or patience is at its end."""
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        stage = bench.journal.stage(series, all_acknowledged=scanner.is_done)
+        yield stage
+        if stage == DELIVERED:
+            return
+        time.sleep(_LOOK_S)
+
+
 def draw_points(bench: Bench, count: int, chance: random.Random) -> Iterator[Point]:
-    """Crash points over all pairs of stage and victim in random order, at moments that were measured."""
+    """Crash points over all pairs of stage and victim in random order, each at a random moment."""
     pairs: list[tuple[str, str]] = []
     for number in range(count):
         if not pairs:
-            pairs = [(stage, victim) for stage in STAGES for victim in VICTIMS]
+            pairs = [(stage, victim) for stage in AIMS for victim in VICTIMS]
             chance.shuffle(pairs)
         stage, victim = pairs.pop()
-        moments = bench.moments[stage]
-        delay_s = chance.choice(moments) + chance.uniform(0.0, 2.0 * _SAMPLE_S) if moments else 0.0
-        yield Point(number, chance.choice(sorted(bench.templates)), victim, stage, delay_s)
+        visit, lasted_s = chance.choice(bench.visits[stage] or [(0, 0.0)])
+        delay_s = lasted_s * chance.uniform(0.0, _BEYOND)
+        yield Point(number, chance.choice(sorted(bench.templates)), victim, stage, visit, delay_s)
+
+
+def _await_moment(bench: Bench, point: Point, series: Series, scanner: Scanner) -> None:
+    """Return at the moment of a crash, or once the series is delivered if its stage was too short to see."""
+    entered: list[str] = []
+    for stage in _stages(bench, series, scanner):
+        if entered[-1:] != [stage]:
+            entered.append(stage)
+        if entered.count(point.aimed_at) > point.visit:
+            break
+    time.sleep(point.delay_s)
 
 
 def crash(bench: Bench, point: Point) -> Crash:
@@ -150,7 +178,7 @@ def crash(bench: Bench, point: Point) -> Crash:
     scanner = Scanner(bench.tree.port, series, patience_s=_PATIENCE_S)
     scanner.start()
     begin = time.monotonic()
-    time.sleep(point.delay_s)
+    _await_moment(bench, point, series, scanner)
     stage = bench.journal.stage(series, all_acknowledged=scanner.is_done)
     acknowledged = len(scanner.acknowledged)
     found = bench.tree.kill(point.victim)

@@ -1,0 +1,79 @@
+"""`tools/campaign crash`: run crash points, print the table, say whether anything was lost or doubled."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tools.campaigns.crash import Crash, bench, crash, draw_points, last_look
+from tools.campaigns.pacs import STORESCP
+from tools.campaigns.report import DOCUMENT, Campaign, into_document, markdown
+
+
+def main() -> int:
+    """Run one campaign; returns 0 if nothing was found, 1 if something was, 2 if it could not run."""
+    arguments = _arguments()
+    if not os.access(STORESCP, os.X_OK):
+        return _say(f"{STORESCP} is missing: install the Debian package dcmtk", 2)
+    try:
+        campaign = _crash(arguments.points, arguments.seed)
+    except RuntimeError as error:
+        return _say(str(error), 2)
+    text = markdown(campaign)
+    _say(text)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(asdict(campaign), indent=2) + "\n")
+    if arguments.document:
+        DOCUMENT.write_text(into_document(DOCUMENT.read_text(), text))
+    return 1 if campaign.problems else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tools/campaign", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    crashes = kinds.add_parser("crash", help="kill random processes at random moments and look for losses")
+    crashes.add_argument("--points", type=int, default=30, help="how many crashes (about 6 s each)")
+    crashes.add_argument("--seed", type=int, default=1, help="decides stages, victims and series")
+    crashes.add_argument("--json", type=Path, metavar="FILE", help="write every crash to FILE")
+    crashes.add_argument("--document", action="store_true", help=f"put the table into {DOCUMENT.name}")
+    return parser.parse_args()
+
+
+def _crash(points: int, seed: int) -> Campaign:
+    """Run the points in a folder that stays if anything was found, so that logs and journal can be read."""
+    begin = time.monotonic()
+    crashes: list[Crash] = []
+    folder = Path(tempfile.mkdtemp(prefix="crash-campaign-"))
+    _say(f"works in {folder}")
+    with bench(folder) as made:
+        for point in draw_points(made, points, random.Random(seed)):
+            crashes.append(crash(made, point))
+            _say(_line(crashes[-1]))
+        late = last_look(made)
+    campaign = Campaign(seed, tuple(crashes), tuple(late), time.monotonic() - begin)
+    if not campaign.problems:
+        shutil.rmtree(folder)
+    return campaign
+
+
+def _line(one: Crash) -> str:
+    result = "; ".join(one.problems) or "nothing lost, nothing twice"
+    return f"{one.point.number + 1:4d}  {one.point.victim:<8} {one.stage:<20} {one.seconds:5.1f} s  {result}"
+
+
+def _say(text: str, status: int = 0) -> int:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
