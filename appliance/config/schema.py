@@ -82,6 +82,9 @@ class Listener(_Section):
         ],
         description="Rules of who may send. Left out: only this machine.",
     )
+    processes: Annotated[int, Field(ge=1, le=32)] = Field(
+        default=1, description="Processes that receive on the same port; throughput grows with the cores."
+    )
     maximum_associations: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=64, description="Associations served at the same time; one more is rejected for the moment."
     )
@@ -101,6 +104,11 @@ class Storage(_Section):
 
     path: PathSetting = Field(
         description="Folder of spool and journal, relative to the folder of the configuration file."
+    )
+    durability: Literal["fsync", "os"] = Field(
+        default="fsync",
+        description="When an image is acknowledged: `fsync`, once it survives a power cut; `os`, once it "
+        "survives the death of a process, but not of the machine.",
     )
     minimum_free_mb: Annotated[int, Field(ge=0)] = Field(
         default=1024,

@@ -9,8 +9,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
-_PREAMBLE = b"\0" * 128 + b"DICM"
-_GROUP_LENGTH_BYTES = 12
+_PREFIX = b"DICM"
 
 
 def file_header(
@@ -22,7 +21,7 @@ def file_header(
     implementation_class_uid: str,
     implementation_version_name: str,
 ) -> bytes:
-    """Preamble, prefix and file meta information: what stands before a data set in a file.
+    """Prefix and file meta information: what stands between the preamble and the data set of a file.
 
     Written by hand, because the UIDs of a peer need not be valid, and what it sent is kept all the same.
     """
@@ -37,7 +36,7 @@ def file_header(
             _element(0x0016, b"AE", _padded(source_ae_title, b" ")),
         )
     )
-    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+    return _PREFIX + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
@@ -52,19 +51,14 @@ def _padded(text: str, padding: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class SpooledFile:
-    """One file of the spool, taken apart again."""
+class FileMeta:
+    """What the file meta information of a received object says about it."""
 
     transfer_syntax_uid: str
     source_ae_title: str
-    data_set: bytes
 
 
-def read_file(path: Path) -> SpooledFile:
-    """Take a file apart that begins with what `file_header` wrote."""
+def read_meta(path: Path) -> FileMeta:
+    """Read back what `file_header` wrote."""
     meta = pydicom.filereader.read_file_meta_info(path)
-    content = path.read_bytes()
-    start = len(_PREAMBLE) + _GROUP_LENGTH_BYTES + meta.FileMetaInformationGroupLength
-    return SpooledFile(
-        str(UID(meta.TransferSyntaxUID)), str(meta.SourceApplicationEntityTitle), content[start:]
-    )
+    return FileMeta(str(UID(meta.TransferSyntaxUID)), str(meta.SourceApplicationEntityTitle))

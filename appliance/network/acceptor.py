@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import socket
-import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,42 +14,20 @@ from typing import Any
 
 from pydicom import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
 
 from appliance.domain.errors import Misconfigured
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.types import Origin
 from appliance.network.library import tune_socket
 from appliance.network.negotiation import storage_contexts
-
-_HANDSHAKE_DEADLINE_S = 8.0
-_BACKLOG = 128
-_ERROR_COMMENT_CHARACTERS = 64
+from appliance.network.reception import Incoming, StoreRequest
+from appliance.network.server import StoreServer
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Received:
-    """One C-STORE request: what the command set says and the encoded data set, untouched."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    data_set: bytes
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The C-STORE response: status, ErrorComment (0000,0902), OffendingElement (0000,0901)."""
-
-    status: int
-    comment: str = ""
-    offending_element: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +44,16 @@ CALLING_AE_TITLE_NOT_RECOGNIZED = Rejection(1, 1, 3, "calling_ae_title")
 CALLED_AE_TITLE_NOT_RECOGNIZED = Rejection(1, 1, 7, "called_ae_title")
 UNKNOWN_NETWORK = Rejection(1, 1, 3, "network")
 TEMPORARY_CONGESTION = Rejection(2, 3, 1, "resources")
+LIMIT_EXCEEDED = Rejection(2, 3, 2, "limit")
 
 
 @dataclass(frozen=True)
 class Listener:
-    """One port, plain or with TLS."""
+    """One port, plain or with TLS; `shared` with other processes that listen on it."""
 
     host: str
     port: int
+    shared: bool
     tls: ssl.SSLContext | None = None
 
 
@@ -105,43 +84,11 @@ def tls_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext
     return context
 
 
-class _Server(ThreadedAssociationServer):
-    """A server that no silent TLS client can stall: the handshake happens off the accept loop."""
-
-    request_queue_size = _BACKLOG
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        assert self.socket is not None
-        connection, address = self.socket.accept()
-        connection.settimeout(_HANDSHAKE_DEADLINE_S)
-        if self.ssl_context:
-            connection = self.ssl_context.wrap_socket(
-                connection, server_side=True, do_handshake_on_connect=False
-            )
-        return connection, address
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            if self.ssl_context:
-                request.do_handshake()
-            request.settimeout(None)
-        except OSError as error:
-            _log.warning("tls_handshake_failed", extra={"error": type(error).__name__})
-            self.shutdown_request(request)
-            return
-        super().process_request_thread(request, client_address)
-
-    def shutdown(self) -> None:
-        # pynetdicom's own also strikes the server off the list of AE.start_server(), where this one is not.
-        socketserver.BaseServer.shutdown(self)
-
-
 class Acceptor:
     """Listens on one or more ports for Storage and Verification.
 
-    `store` is called in the association's thread and must return only when the object is durable; an
-    exception that it lets out becomes 0xA700, "try again later". `admit` sees every association before
-    negotiation. `rejected` is told why one was refused.
+    `admit` sees every association before negotiation. `begin` opens a sink for each object, in the
+    thread of its association. `accepted`, `rejected` and `misbehaved` count.
     """
 
     def __init__(
@@ -150,21 +97,25 @@ class Acceptor:
         limits: Limits,
         *,
         admit: Callable[[Origin], Rejection | None],
-        store: Callable[[Received], Reply],
+        begin: Callable[[StoreRequest, Origin], Incoming],
         accepted: Callable[[], None],
         rejected: Callable[[str], None],
+        misbehaved: Callable[[str], None],
     ) -> None:
         self._admit = admit
-        self._store = store
+        self._begin = begin
+        self._misbehaved = misbehaved
+        self._maximum = limits.associations
         self._rejected = rejected
         self._accepted = accepted
         self._draining = threading.Event()
-        self._servers: list[ThreadedAssociationServer] = []
+        self._servers: list[StoreServer] = []
         self._threads: list[threading.Thread] = []
         entity = AE(ae_title=ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.maximum_associations = limits.associations
+        # The library also counts connections that have not asked for an association yet.
+        entity.maximum_associations = sys.maxsize
         entity.maximum_pdu_size = limits.pdu_bytes
         entity.network_timeout = limits.idle_s
         entity.add_supported_context(Verification)
@@ -179,16 +130,18 @@ class Acceptor:
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, tune_socket),
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_C_STORE, self._on_store),
         ]
         try:
-            server = self._entity.make_server(
+            server = StoreServer(
+                self._entity,
                 (listener.host, listener.port),
-                evt_handlers=handlers,
-                ssl_context=listener.tls,
-                server_class=_Server,
+                handlers,
+                tls=listener.tls,
+                shared=listener.shared,
+                begin=lambda request, association: self._begin(request, _origin(association)),
+                misbehaved=self._misbehaved,
             )
         except OSError as error:
             raise Misconfigured(
@@ -200,8 +153,8 @@ class Acceptor:
         self._threads.append(thread)
 
     def active_associations(self) -> int:
-        """How many associations are open."""
-        return len(self._entity.active_associations)
+        """How many associations are established."""
+        return sum(association.is_established for association in self._entity.active_associations)
 
     def drain(self) -> None:
         """Refuse new associations from here on; those that are open go on."""
@@ -211,67 +164,66 @@ class Acceptor:
         """Close the ports and abort what is still open; nothing unfinished was acknowledged."""
         for server in self._servers:
             server.shutdown()
-            server.server_close()
         self._entity.shutdown()
         for thread in self._threads:
             thread.join(timeout=5.0)
 
     def _on_requested(self, event: Event) -> None:
-        origin = _origin(event)
-        rejection = TEMPORARY_CONGESTION if self._draining.is_set() else self._admit(origin)
+        rejection = self._refusal(_origin(event.assoc))
         if rejection is not None:
             self._rejected(rejection.reason)
             event.assoc.acse.send_reject(rejection.result, rejection.source, rejection.code)
             event.assoc.kill()
             return
-        proposed = _request(event).presentation_context_definition_list
+        proposed = _request(event.assoc).presentation_context_definition_list
         acceptor = event.assoc.acceptor
         acceptor.supported_contexts = [*acceptor.supported_contexts, *storage_contexts(proposed)]
 
-    def _on_rejected(self, _event: Event) -> None:
-        # Only the library's own refusal comes here: local limit exceeded (2, 3, 2).
-        self._rejected("limit")
+    def _refusal(self, origin: Origin) -> Rejection | None:
+        if self._draining.is_set():
+            return TEMPORARY_CONGESTION
+        if self.active_associations() >= self._maximum:
+            return LIMIT_EXCEEDED
+        return self._admit(origin)
 
     def _on_accepted(self, _event: Event) -> None:
         self._accepted()
 
     def _on_store(self, event: Event) -> Dataset:
+        """The library's own way of receiving, for a version whose internals are not known."""
         request: Any = event.request
-        received = Received(
-            str(request.AffectedSOPClassUID),
-            str(request.AffectedSOPInstanceUID),
-            str(event.context.transfer_syntax),
-            event.encoded_dataset(include_meta=False),
-            _origin(event),
+        incoming = self._begin(
+            StoreRequest(
+                str(request.AffectedSOPClassUID),
+                str(request.AffectedSOPInstanceUID),
+                str(event.context.transfer_syntax),
+            ),
+            _origin(event.assoc),
         )
-        try:
-            reply = self._store(received)
-        except Exception as error:  # noqa: BLE001 - the process boundary: a peer waits for an answer
-            # pynetdicom would say 0xC211 "cannot understand", at which many scanners give up for good.
-            _log.exception("store_failed", extra={"error": type(error).__name__})
-            reply = Reply(0xA700, "temporary storage failure")
+        incoming.write(memoryview(event.encoded_dataset(include_meta=False)))
+        reply = incoming.finish()
         response = Dataset()
         response.Status = reply.status
         if reply.comment:
-            response.ErrorComment = reply.comment[:_ERROR_COMMENT_CHARACTERS]
+            response.ErrorComment = reply.comment
         if reply.offending_element is not None:
             response.OffendingElement = reply.offending_element
         return response
 
 
-def _request(event: Event) -> A_ASSOCIATE:
+def _request(association: Association) -> A_ASSOCIATE:
     """The A-ASSOCIATE request, which every acceptor's association has."""
-    request = event.assoc.requestor.primitive
+    request = association.requestor.primitive
     assert request is not None
     return request
 
 
-def _origin(event: Event) -> Origin:
-    request = _request(event)
+def _origin(association: Association) -> Origin:
+    request = _request(association)
     return Origin(
         request.calling_ae_title.strip(),
         request.called_ae_title.strip(),
-        _address(event.assoc.requestor.address or ""),
+        _address(association.requestor.address or ""),
     )
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from copy import deepcopy
+from collections.abc import Callable
 
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.association import MODE_ACCEPTOR, Association
-from pynetdicom.transport import AssociationSocket, RequestHandler
-
-from appliance.network.upper_layer import UpperLayer, set_ticks
+from pynetdicom.association import Association
 
 _IDLE_LOOK_S = 1.0
 
@@ -18,13 +15,21 @@ _IDLE_LOOK_S = 1.0
 class AcceptedAssociation(Association):
     """An association that a peer opened; its thread sleeps until the upper layer has something for it."""
 
-    def __init__(self, entity: ApplicationEntity) -> None:
-        super().__init__(entity, MODE_ACCEPTOR)
+    def __init__(self, entity: ApplicationEntity, ended: Callable[[], None]) -> None:
+        super().__init__(entity, "acceptor")
+        self._ended = ended
         self._awake = threading.Event()
 
     def wake(self) -> None:
         """There is something to look at."""
         self._awake.set()
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            super().run()
+        finally:
+            self._ended()
 
     def kill(self) -> None:
         """End the thread."""
@@ -68,31 +73,3 @@ class AcceptedAssociation(Association):
             self.abort()
             return True
         return False
-
-
-class StoreHandler(RequestHandler):
-    """Makes an `AcceptedAssociation` out of a new connection."""
-
-    def _create_association(self) -> Association:
-        server = self.server
-        association = AcceptedAssociation(self.ae)
-        association.name = f"AcceptorThread@{self.client_address[0]}:{self.client_address[1]}"
-        association._server = server
-        acceptor = association.acceptor
-        acceptor.maximum_length = self.ae.maximum_pdu_size
-        acceptor.ae_title = server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        acceptor.implementation_version_name = self.ae.implementation_version_name
-        acceptor.supported_contexts = deepcopy(server.contexts)
-        association.requestor.address_info = self.remote
-        for event, handlers in server._handlers.items():
-            if event.is_intervention:
-                association.bind(event, *handlers)
-            else:
-                for function, arguments in handlers:
-                    association.bind(event, function, arguments)
-        association.dul = UpperLayer(association, association.wake, server.begin, server.misbehaved)
-        set_ticks(self.request)
-        association.set_socket(AssociationSocket(association, client_socket=self.request))
-        return association

@@ -18,6 +18,7 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
-from appliance.network.messages import P_DATA_TF, ProtocolError
+from appliance.network.messages import A_ABORT, A_ASSOCIATE_RQ, P_DATA_TF, ProtocolError
 from appliance.network.reception import Incoming, Reception, StoreRequest
 
 CHECKED = ("3.0",)
@@ -39,7 +40,8 @@ _LONGEST_ASSOCIATE = 1024 * 1024
 _LONGEST_OTHER = 1024
 _TICK_S = 5  # granularity of the deadlines inside one read
 _PDU_DEADLINE_S = 60.0
-_IDLE_LOOK_S = 1.0
+_LOOK_S = 1.0
+_IDLE_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ class UpperLayer(DULServiceProvider):
             self._respond,
         )
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_lock = threading.Lock()
+        self._bell_is_open = True
         self._buffer = bytearray(association.acceptor.maximum_length or 0)
 
     def send_pdu(self, primitive: Any) -> None:
@@ -102,7 +106,9 @@ class UpperLayer(DULServiceProvider):
         return super().stop_dul()
 
     def _wake(self) -> None:
-        os.eventfd_write(self._bell, 1)
+        with self._bell_lock:
+            if self._bell_is_open:
+                os.eventfd_write(self._bell, 1)
 
     def run_reactor(self) -> None:
         """The thread: one event after the other, asleep in between."""
@@ -117,7 +123,9 @@ class UpperLayer(DULServiceProvider):
         finally:
             self._reception.abandon()
             self._wake_association()
-            os.close(self._bell)
+            with self._bell_lock:
+                self._bell_is_open = False
+                os.close(self._bell)
 
     def _step(self) -> None:
         if self.artim_timer.expired:
@@ -135,22 +143,22 @@ class UpperLayer(DULServiceProvider):
         """Read one PDU if there is one; wait for it if there is nothing else to do."""
         connection = self.socket.socket if self.socket is not None else None
         if connection is None:
-            self._poll(None, 0.0 if self.event_queue.qsize() else _IDLE_LOOK_S)
+            self._poll(None, 0.0 if self.event_queue.qsize() else _LOOK_S)
             return
         closing = self.state_machine.current_state == "Sta13"
         busy = closing or self.event_queue.qsize() > 0
         if self._poll(connection, 0.0 if busy else self._patience_s()):
             self._idle_timer.restart()
             self._read_pdu(connection)
-        elif closing:
+        elif closing and self.socket is not None:
             self.socket.close()
         else:
             self._guarded(self._reception.check_pace)
 
     def _patience_s(self) -> float:
-        if self._reception.is_busy or self.artim_timer._start_time is not None:
-            return _IDLE_LOOK_S
-        return _IDLE_LOOK_S * 30
+        """How long nothing needs to be looked at: timers run unless the association is idle."""
+        idle = self.state_machine.current_state == ESTABLISHED and not self._reception.is_busy
+        return _IDLE_S if idle else _LOOK_S
 
     def _poll(self, connection: socket.socket | None, seconds: float) -> bool:
         """Wait for the peer or the bell; whether the peer has sent something, or has gone."""
@@ -173,20 +181,28 @@ class UpperLayer(DULServiceProvider):
         try:
             header = self._read(connection, memoryview(bytearray(_HEADER.size)))
             kind, _, length = _HEADER.unpack(header)
+            if not A_ASSOCIATE_RQ <= kind <= A_ABORT:
+                raise ProtocolError("pdu_type", f"there is no PDU of type {kind}")
             if length > self._longest(kind):
                 raise ProtocolError("pdu_length", f"a PDU of type {kind} announces {length} bytes")
             if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
                 self._reception.take(self._read(connection, memoryview(self._buffer)[:length]))
                 self._reception.check_pace()
             else:
-                body = self._read(connection, memoryview(bytearray(length)))
-                pdu, event = self._decode_pdu(bytearray(header) + body)
-                self._recv_pdu.put(pdu)
-                self.event_queue.put(event)
+                self._decode(bytearray(header) + self._read(connection, memoryview(bytearray(length))))
         except ProtocolError as error:
             self._blame(error)
         except (OSError, EOFError):
             self.event_queue.put("Evt17")
+
+    def _decode(self, pdu: bytearray) -> None:
+        """Any other PDU is the library's."""
+        try:
+            decoded, event = self._decode_pdu(pdu)
+        except Exception as error:
+            raise ProtocolError("pdu_content", "a PDU cannot be decoded") from error
+        self._recv_pdu.put(decoded)
+        self.event_queue.put(event)
 
     def _longest(self, kind: int) -> int:
         if kind == P_DATA_TF:

@@ -54,6 +54,19 @@ ASSOCIATION_RESULTS = (
     ("rejected", "limit"),
     ("rejected", "resources"),
 )
+MISBEHAVIOURS = (
+    "command_set",  # no command set, or one with lengths that lie
+    "connection_flood",  # too many connections from one address
+    "context_id",  # a presentation context that was not accepted
+    "data_set_length",  # too long a data set for what is no C-STORE
+    "message_order",  # fragments of different messages mixed
+    "pdu_content",  # a PDU that cannot be decoded
+    "pdu_length",  # longer than was negotiated
+    "pdu_type",  # there is no such PDU
+    "pdv_length",  # does not fit into its PDU
+    "slow",  # stalled, or a byte at a time
+    "tls_handshake",  # failed or never finished
+)
 SERIES_DECISIONS = ("planned", "skipped")
 JOB_OUTCOMES = (
     "positive",
@@ -80,6 +93,12 @@ ASSOCIATIONS = Counter(
     "appliance_associations_total",
     "Association requests, by answer and reason.",
     ["result", "reason"],
+    registry=REGISTRY,
+)
+MISBEHAVIOUR = Counter(
+    "appliance_peer_misbehaviour_total",
+    "Connections and associations that were cut off, by what the peer did.",
+    ["what"],
     registry=REGISTRY,
 )
 RECEIVE_SECONDS = Histogram(

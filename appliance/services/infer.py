@@ -40,6 +40,7 @@ from appliance.runtime.base import Runner
 from appliance.runtime.onnx import OnnxRunner
 from appliance.services.packages import Package, load_packages
 from appliance.services.storage import Storage
+from appliance.spool.store import PREAMBLE_BYTES
 
 _MANUFACTURER = "Edge Inference Appliance project"
 _PRODUCT = "Edge Inference Appliance"
@@ -137,7 +138,7 @@ class Inference:
             series_instance_uid=produced.series_instance_uid,
             sha256=hashlib.sha256(content).hexdigest(),
             size=len(content),
-            spool_key=self._storage.results.put((content,)),
+            spool_key=self._storage.results.put((memoryview(content)[PREAMBLE_BYTES:],)),
             urgent=produced.urgent,
         )
 
@@ -242,14 +243,13 @@ def _word(outcome: Outcome) -> str:
 
 def recover(config: Config, storage: Storage) -> None:
     """Take back what a process that died was running, and remove what it had not finished writing."""
-    storage.results.clear_unfinished()
     with storage.journal.write() as connection:
         failed = jobs.release(connection, maximum_attempts=config.inference.attempts)
         finished = jobs.artifact_keys(connection)
     for job in failed:
         metrics.JOBS_FINISHED.labels(model=job.model, outcome="failed").inc()
         _log.error("job_given_up", extra={"model": job.model, "attempts": job.attempts})
-    for key in storage.results.stored_keys():
+    for key in storage.results.abandoned_keys():
         if key not in finished:
             storage.results.remove(key)
 

@@ -7,7 +7,6 @@ the next start.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import logging
 import queue
@@ -17,7 +16,7 @@ from dataclasses import replace
 
 from appliance.config.schema import Config
 from appliance.dicom.header import CANNOT_UNDERSTAND, Facts, read_facts
-from appliance.dicom.part10 import file_header, read_file
+from appliance.dicom.part10 import file_header, read_meta
 from appliance.dicom.uids import station_device_uid
 from appliance.domain.errors import GiveUp, TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -32,21 +31,21 @@ from appliance.network.acceptor import (
     Acceptor,
     Limits,
     Listener,
-    Received,
     Rejection,
-    Reply,
     tls_context,
 )
+from appliance.network.reception import Reply, StoreRequest
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from appliance.services.storage import Storage
-from appliance.spool.store import Spool
+from appliance.spool.store import PREAMBLE_BYTES, Content, Draft, Spool
 
 SUCCESS = Reply(0x0000)
 _OUT_OF_RESOURCES = 0xA700
 _MISMATCH = 0xA900  # data set does not match SOP class (PS3.4 table B.2-1)
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
+_COPY_BYTES = 1 << 20
 _BATCH = 200
 _BACKLOG = 20_000
 _RETRY_S = 1.0
@@ -158,62 +157,132 @@ class Receiver:
             return TEMPORARY_CONGESTION
         return None
 
-    def store(self, received: Received) -> Reply:
-        """Spool one data set; success only once it is certain to be found after a restart."""
-        with metrics.RECEIVE_SECONDS.time():
-            metrics.RECEIVED_BYTES.inc(len(received.data_set))
-            reply = self._store(received)
-        if reply.status == _OUT_OF_RESOURCES:
-            metrics.INSTANCES_RECEIVED.labels(outcome="failed").inc()
-        return reply
+    def begin(self, request: StoreRequest, origin: Origin) -> StoredObject:
+        """Open the sink for one object."""
+        return StoredObject(self, request, origin)
 
-    def _store(self, received: Received) -> Reply:
+    def open_draft(self, request: StoreRequest, origin: Origin) -> Draft:
+        """A draft with the file header of an object.
+
+        Raises:
+            TryAgain: there is no room, or the spool cannot be written.
+        """
         if not self._has_room():
-            return Reply(_OUT_OF_RESOURCES, "no storage space")
-        try:
-            facts = read_facts(received.data_set, received.transfer_syntax_uid)
-        except GiveUp as error:
-            return self._set_aside(received, Reply(CANNOT_UNDERSTAND, str(error)))
-        if facts.sop_class_uid != received.sop_class_uid:
-            reply = Reply(_MISMATCH, "SOP Class UID differs from the request", _SOP_CLASS_UID)
-            return self._set_aside(received, reply)
-        if facts.sop_instance_uid != received.sop_instance_uid:
-            reply = Reply(_MISMATCH, "SOP Instance UID differs from the request", _SOP_INSTANCE_UID)
-            return self._set_aside(received, reply)
-        try:
-            key = self._spool.put((_file_header(received), received.data_set))
-        except TryAgain:
-            _log.exception("spool_unavailable")
-            return Reply(_OUT_OF_RESOURCES, "storage failed")
-        self._indexer.add(
-            make_instance(
-                facts,
-                received.data_set,
-                received.transfer_syntax_uid,
-                key,
-                received.origin,
-                ours=facts.instance_creator_uid == self._device_uid,
-            )
-        )
-        return SUCCESS
+            raise TryAgain("no storage space")
+        return self._spool.draft(_file_header(request, origin))
 
-    def _set_aside(self, received: Received, reply: Reply) -> Reply:
-        """Keep the bytes of what the peer is told we cannot take."""
-        try:
-            key = self._quarantine.put((_file_header(received), received.data_set))
-        except TryAgain:
-            _log.exception("quarantine_unavailable")
-            return Reply(_OUT_OF_RESOURCES, "storage failed")
+    def keep(self, facts: Facts, request: StoreRequest, origin: Origin, draft: Draft) -> None:
+        """Make an object durable and have it journalled.
+
+        Raises:
+            TryAgain: the spool cannot be written; the draft was abandoned.
+        """
+        content = draft.content
+        key = draft.commit()
+        ours = facts.instance_creator_uid == self._device_uid
+        self._indexer.add(make_instance(facts, request.transfer_syntax_uid, key, origin, content, ours=ours))
+
+    def set_aside(self, draft: Draft, reply: Reply) -> None:
+        """Keep the bytes of what the peer is told we cannot take.
+
+        Raises:
+            TryAgain: the spool cannot be written.
+        """
+        with draft.path.open("rb") as file:
+            file.seek(PREAMBLE_BYTES)
+            key = self._quarantine.put(iter(lambda: file.read(_COPY_BYTES), b""))
         _log.warning("quarantined", extra={"key": key, "status": f"0x{reply.status:04X}"})
         metrics.INSTANCES_RECEIVED.labels(outcome="quarantined").inc()
-        return reply
 
     def _has_room(self) -> bool:
         return self._spool.free_bytes() >= self._minimum_free and not self._indexer.is_behind
 
 
+class StoredObject:
+    """The sink of one object: from its first byte to the answer."""
+
+    def __init__(self, receiver: Receiver, request: StoreRequest, origin: Origin) -> None:
+        self._receiver = receiver
+        self._request = request
+        self._origin = origin
+        self._draft: Draft | None = None
+        self._problem = ""
+        try:
+            self._draft = receiver.open_draft(request, origin)
+        except TryAgain as error:
+            self._fail(error)
+
+    def write(self, data: memoryview) -> None:
+        """Take the next bytes; after a failure they are let go, and the answer says so."""
+        metrics.RECEIVED_BYTES.inc(len(data))
+        if self._draft is None:
+            return
+        try:
+            self._draft.write(data)
+        except TryAgain as error:
+            self._fail(error)
+
+    def abandon(self) -> None:
+        """The association ended in the middle of the object."""
+        if self._draft is not None:
+            self._draft.abandon()
+            self._draft = None
+
+    def finish(self) -> Reply:
+        """Success only once the object is certain to be found after a restart."""
+        with metrics.RECEIVE_SECONDS.time():
+            try:
+                reply = self._finish()
+            except TryAgain as error:
+                self._fail(error)
+                reply = Reply(_OUT_OF_RESOURCES, self._problem)
+            except Exception as error:  # noqa: BLE001 - the process boundary: a peer waits for an answer
+                # "Cannot understand" would be a lie at which many scanners give up for good.
+                _log.exception("store_failed", extra={"error": type(error).__name__})
+                self.abandon()
+                reply = Reply(_OUT_OF_RESOURCES, "temporary storage failure")
+        if reply.status == _OUT_OF_RESOURCES:
+            metrics.INSTANCES_RECEIVED.labels(outcome="failed").inc()
+        return reply
+
+    def _finish(self) -> Reply:
+        draft = self._draft
+        if draft is None:
+            return Reply(_OUT_OF_RESOURCES, self._problem)
+        try:
+            facts = read_facts(draft.path)
+            reply = self._check(facts)
+        except GiveUp as error:
+            reply = Reply(CANNOT_UNDERSTAND, str(error))
+        if reply is not SUCCESS:
+            self._receiver.set_aside(draft, reply)
+            self.abandon()
+            return reply
+        self._draft = None
+        self._receiver.keep(facts, self._request, self._origin, draft)
+        return SUCCESS
+
+    def _check(self, facts: Facts) -> Reply:
+        if facts.sop_class_uid != self._request.sop_class_uid:
+            return Reply(_MISMATCH, "SOP Class UID differs from the request", _SOP_CLASS_UID)
+        if facts.sop_instance_uid != self._request.sop_instance_uid:
+            return Reply(_MISMATCH, "SOP Instance UID differs from the request", _SOP_INSTANCE_UID)
+        return SUCCESS
+
+    def _fail(self, error: TryAgain) -> None:
+        _log.warning("spool_unavailable", extra={"error": str(error)})
+        self._problem = "storage failed or full"
+        self.abandon()
+
+
 def make_instance(
-    facts: Facts, data_set: bytes, transfer_syntax_uid: str, spool_key: str, origin: Origin, *, ours: bool
+    facts: Facts,
+    transfer_syntax_uid: str,
+    spool_key: str,
+    origin: Origin,
+    content: Content,
+    *,
+    ours: bool,
 ) -> Instance:
     """The journal's record of one spooled data set."""
     return Instance(
@@ -223,8 +292,8 @@ def make_instance(
         study_instance_uid=facts.study_instance_uid,
         series_instance_uid=facts.series_instance_uid,
         modality=facts.modality,
-        sha256=hashlib.sha256(data_set).hexdigest(),
-        size=len(data_set),
+        sha256=content.sha256,
+        size=content.size,
         spool_key=spool_key,
         origin=origin,
         facts=facts.to_json(),
@@ -232,12 +301,12 @@ def make_instance(
     )
 
 
-def _file_header(received: Received) -> bytes:
+def _file_header(request: StoreRequest, origin: Origin) -> bytes:
     return file_header(
-        sop_class_uid=received.sop_class_uid,
-        sop_instance_uid=received.sop_instance_uid,
-        transfer_syntax_uid=received.transfer_syntax_uid,
-        source_ae_title=received.origin.calling_ae_title,
+        sop_class_uid=request.sop_class_uid,
+        sop_instance_uid=request.sop_instance_uid,
+        transfer_syntax_uid=request.transfer_syntax_uid,
+        source_ae_title=origin.calling_ae_title,
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
         implementation_version_name=IMPLEMENTATION_VERSION_NAME,
     )
@@ -246,21 +315,35 @@ def _file_header(received: Received) -> bytes:
 def recover(config: Config, storage: Storage, indexer: Indexer) -> int:
     """Journal every acknowledged file that the journal does not know; returns how many there were.
 
-    Also removes what was never finished, and so never acknowledged. A file without a row is either
-    such an image, or a duplicate that was not removed yet: recording it tells.
+    Removes what was never finished, and so never acknowledged. A finished file without a row is either
+    such an image or a duplicate that was not removed yet: recording it tells.
     """
-    storage.originals.clear_unfinished()
     with storage.journal.read() as connection:
         known = spool_keys(connection)
     device_uid = station_device_uid(config.station.device_serial)
-    unknown = [key for key in storage.originals.stored_keys() if key not in known]
-    for key in unknown:
-        file = read_file(storage.originals.path(key))
-        facts = read_facts(file.data_set, file.transfer_syntax_uid)
-        origin = Origin(file.source_ae_title, config.station.ae_title, "")
+    recovered = 0
+    for key in storage.originals.abandoned_keys():
+        if key in known:
+            continue
+        content = storage.originals.finished(key)
+        if content is None:
+            storage.originals.remove(key)
+            continue
+        path = storage.originals.path(key)
+        meta, facts = read_meta(path), read_facts(path)
+        origin = Origin(meta.source_ae_title, config.station.ae_title, "")
         ours = facts.instance_creator_uid == device_uid
-        indexer.add(make_instance(facts, file.data_set, file.transfer_syntax_uid, key, origin, ours=ours))
-    return len(unknown)
+        indexer.add(make_instance(facts, meta.transfer_syntax_uid, key, origin, content, ours=ours))
+        recovered += 1
+    return recovered
+
+
+def prepare_names(spool: Spool) -> None:
+    """Make names ahead, so that no scanner waits for them; without room, receiving says so itself."""
+    try:
+        spool.prepare()
+    except TryAgain as error:
+        _log.warning("spool_unavailable", extra={"error": str(error)})
 
 
 def serve(config: Config, process: Process) -> None:
@@ -282,11 +365,12 @@ def serve(config: Config, process: Process) -> None:
         config.station.ae_title,
         Limits(settings.maximum_associations, settings.maximum_pdu, settings.network_timeout_s),
         admit=receiver.admit,
-        store=receiver.store,
+        begin=receiver.begin,
         accepted=metrics.ASSOCIATIONS.labels(result="accepted", reason="none").inc,
         rejected=lambda reason: metrics.ASSOCIATIONS.labels(result="rejected", reason=reason).inc(),
+        misbehaved=lambda what: metrics.MISBEHAVIOUR.labels(what=what).inc(),
     )
-    plain = Listener(settings.host, settings.port)
+    plain = Listener(settings.host, settings.port, shared=settings.processes > 1)
     acceptor.listen(plain)
     if settings.tls is not None:
         tls = tls_context(settings.tls.certificate, settings.tls.key, settings.tls.ca)
@@ -295,6 +379,7 @@ def serve(config: Config, process: Process) -> None:
     while not process.stopping.is_set():
         process.wait(1.0)
         process.alive()
+        prepare_names(storage.originals)
     acceptor.drain()
     deadline = time.monotonic() + _DRAIN_S
     while acceptor.active_associations() and time.monotonic() < deadline:

@@ -15,8 +15,8 @@ class Storage:
 
     def __init__(self, config: Config, durability: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
         root = config.storage.path
-        self.originals = Spool(root / "spool" / "originals")
-        self.results = Spool(root / "spool" / "results")
+        self.originals = Spool(root / "spool" / "originals", config.storage.durability)
+        self.results = Spool(root / "spool" / "results", config.storage.durability)
         self.journal = Journal(config.journal_path, durability)
 
     def spool_of(self, delivery: Delivery) -> Spool:

@@ -5,7 +5,7 @@ files is created and its folder is flushed once, and each draft takes the next o
 moment in which a scanner waits is one flush of the file itself.
 
 An unfinished draft therefore has a name like a finished file. What tells them apart is the completion
-record in the DICOM preamble (PS3.10 7.1 leaves its 128 bytes to the application): length and SHA-256 of
+record in the DICOM preamble (PS3.10 7.1 leaves its 128 bytes to the application): lengths and checksums of
 what follows, written last. A file without a valid one was never acknowledged.
 
 Layout: `<batch>/<batch>-<number>.dcm`, and `<batch>/lock`, which the writing process holds until it ends, so
@@ -21,9 +21,11 @@ import shutil
 import struct
 import threading
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -34,39 +36,47 @@ Durability = Literal["fsync", "os"]
 
 _SUFFIX = ".dcm"
 _LOCK = "lock"
+_UNREADY = ".unready"
 _BATCH = 256
 _LOW = 64
 _READ_BYTES = 1 << 20
 
-# Magic, format version, length of what follows the preamble, its SHA-256.
-_RECORD = struct.Struct("<8sHQ32s")
-_MAGIC = b"EDGESPOL"
-_VERSION = 1
+# Magic, length and CRC-32 of the header behind the preamble, length and SHA-256 of the content behind that.
+_RECORD = struct.Struct("<8sIIQ32s")
+_MAGIC = b"EDGESPL1"
 PREAMBLE_BYTES = 128
 
 
+@dataclass(frozen=True)
+class Content:
+    """What lies behind the header of a finished file: where it begins, how long it is, its SHA-256."""
+
+    start: int
+    size: int
+    sha256: str
+
+
 class Draft:
-    """One file that is being written. End it with `commit` or `abandon`.
+    """One file that is being written: preamble, header, content. End it with `commit` or `abandon`."""
 
-    Bytes are counted from behind the preamble, which belongs to the spool.
-    """
-
-    def __init__(self, spool: Spool, key: str) -> None:
+    def __init__(self, spool: Spool, key: str, header: bytes) -> None:
         self.key = key
-        self.size = 0
+        self.path = spool.path(key)
         self._spool = spool
+        self._header = header
+        self._size = 0
         self._hash = hashlib.sha256()
-        self._path = spool.path(key)
-        self._descriptor = os.open(self._path, os.O_RDWR)
-        os.lseek(self._descriptor, PREAMBLE_BYTES, os.SEEK_SET)
+        self._descriptor = os.open(self.path, os.O_RDWR)
+        os.pwrite(self._descriptor, header, PREAMBLE_BYTES)
+        os.lseek(self._descriptor, PREAMBLE_BYTES + len(header), os.SEEK_SET)
 
     @property
-    def path(self) -> Path:
-        """Where the file lies; readable while it is written."""
-        return self._path
+    def content(self) -> Content:
+        """What has been written so far."""
+        return Content(PREAMBLE_BYTES + len(self._header), self._size, self._hash.hexdigest())
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append.
+        """Append to the content.
 
         Raises:
             TryAgain: the file system refused; the draft can only be abandoned.
@@ -77,7 +87,7 @@ class Draft:
                 written += os.write(self._descriptor, data[written:] if written else data)
         except OSError as error:
             raise self._spool.trouble(error) from error
-        self.size += len(data)
+        self._size += len(data)
         self._hash.update(data)
 
     def commit(self) -> str:
@@ -86,7 +96,8 @@ class Draft:
         Raises:
             TryAgain: the file system refused; the draft was abandoned.
         """
-        record = _RECORD.pack(_MAGIC, _VERSION, self.size, self._hash.digest())
+        header = self._header
+        record = _RECORD.pack(_MAGIC, len(header), zlib.crc32(header), self._size, self._hash.digest())
         try:
             os.pwrite(self._descriptor, record.ljust(PREAMBLE_BYTES, b"\0"), 0)
             if self._spool.durability == "fsync":
@@ -114,8 +125,8 @@ class Spool:
         self._lock = threading.Lock()
         self._batches: dict[str, int] = {}
 
-    def draft(self) -> Draft:
-        """Begin a file.
+    def draft(self, header: bytes = b"") -> Draft:
+        """Begin a file with what stands between preamble and content.
 
         Raises:
             TryAgain: the file system refused.
@@ -125,7 +136,7 @@ class Spool:
                 if not self._names:
                     self._make_names()
                 key = self._names.popleft()
-            return Draft(self, key)
+            return Draft(self, key, header)
         except OSError as error:
             raise self.trouble(error) from error
 
@@ -143,8 +154,8 @@ class Spool:
         except OSError as error:
             raise self.trouble(error) from error
 
-    def put(self, parts: Iterable[bytes]) -> str:
-        """Write one whole file, preamble left out, and return its key once it is durable.
+    def put(self, parts: Iterable[bytes | memoryview]) -> str:
+        """Write a whole file, all but its preamble, and return its key once it is durable.
 
         Raises:
             TryAgain: the file system refused; nothing is left behind.
@@ -169,30 +180,33 @@ class Spool:
     def abandoned_keys(self) -> Iterator[str]:
         """The keys of all files that no running process is writing or may still write.
 
-        Whether such a file was finished, `is_finished` tells.
+        Whether such a file was finished, `finished` tells. Folders that the caller leaves empty are removed.
         """
-        for folder in self.root.iterdir():
-            if folder.name in self._batches or not folder.is_dir() or _is_held(folder / _LOCK):
+        for folder in list(self.root.iterdir()):
+            if folder.name in self._batches or folder.suffix == _UNREADY or _is_held(folder / _LOCK):
                 continue
-            for file in folder.iterdir():
+            for file in list(folder.iterdir()):
                 if file.suffix == _SUFFIX:
                     yield file.stem
+            if [file.name for file in folder.iterdir()] == [_LOCK]:
+                shutil.rmtree(folder)
 
-    def is_finished(self, key: str) -> bool:
-        """Whether the file was committed whole."""
-        try:
-            with self.path(key).open("rb") as file:
-                magic, version, size, digest = _RECORD.unpack_from(file.read(PREAMBLE_BYTES))
-                if (magic, version) != (_MAGIC, _VERSION):
-                    return False
-                if os.fstat(file.fileno()).st_size != PREAMBLE_BYTES + size:
-                    return False
-                actual = hashlib.sha256()
-                while chunk := file.read(_READ_BYTES):
-                    actual.update(chunk)
-                return actual.digest() == bytes(digest)
-        except (OSError, struct.error):
-            return False
+    def finished(self, key: str) -> Content | None:
+        """The content of a file if it was committed whole, else None."""
+        with self.path(key).open("rb") as file:
+            preamble = file.read(PREAMBLE_BYTES)
+            if len(preamble) < PREAMBLE_BYTES:
+                return None
+            magic, header_size, header_crc, size, digest = _RECORD.unpack_from(preamble)
+            start = PREAMBLE_BYTES + header_size
+            if magic != _MAGIC or os.fstat(file.fileno()).st_size != start + size:
+                return None
+            if zlib.crc32(file.read(header_size)) != header_crc:
+                return None
+            actual = hashlib.sha256()
+            while chunk := file.read(_READ_BYTES):
+                actual.update(chunk)
+            return Content(start, size, actual.hexdigest()) if actual.digest() == digest else None
 
     def free_bytes(self) -> int:
         """How much room the file system has left for us."""
@@ -204,11 +218,13 @@ class Spool:
 
     def _make_names(self) -> None:
         batch = uuid.uuid4().hex[:16]
-        folder = self.root / batch
+        # Nobody may take the batch for abandoned before it is locked.
+        folder = (self.root / batch).with_suffix(_UNREADY)
         folder.mkdir()
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._batches[batch] = lock
+        folder = folder.rename(self.root / batch)
         names = [f"{batch}-{number:04d}" for number in range(_BATCH)]
         for name in names:
             os.close(os.open(self.path(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
