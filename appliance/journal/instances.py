@@ -19,17 +19,18 @@ class Recorded(Enum):
     NEW = "new"
     CHANGED_CONTENT = "changed_content"
     DUPLICATE = "duplicate"
+    RECORDED = "recorded"
     OWN_RESULT = "own_result"
 
     @property
     def keeps_file(self) -> bool:
-        return self in (Recorded.NEW, Recorded.CHANGED_CONTENT)
+        return self in (Recorded.NEW, Recorded.CHANGED_CONTENT, Recorded.RECORDED)
 
 
 def record(connection: sqlite3.Connection, instance: Instance, destinations: Sequence[str]) -> Recorded:
     """Record one spooled instance and put it into the outbox of `destinations`.
 
-    An identical duplicate is recorded once. Another content under a known UID is kept beside the first
+    Recording one spool file again changes nothing. An identical duplicate is recorded once. Another content under a known UID is kept beside the first
     and forwarded, and models are held for its series. Our own results that come back are neither
     forwarded nor processed.
     """
@@ -39,7 +40,11 @@ def record(connection: sqlite3.Connection, instance: Instance, destinations: Seq
         or connection.execute("SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (uid,)).fetchone()
     ):
         return Recorded.OWN_RESULT
-    known = connection.execute("SELECT sha256 FROM instances WHERE sop_instance_uid = ?", (uid,)).fetchall()
+    known = connection.execute(
+        "SELECT sha256, spool_key FROM instances WHERE sop_instance_uid = ?", (uid,)
+    ).fetchall()
+    if any(row["spool_key"] == instance.spool_key for row in known):
+        return Recorded.RECORDED
     if any(row["sha256"] == instance.sha256 for row in known):
         return Recorded.DUPLICATE
     _insert(connection, instance)

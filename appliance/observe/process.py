@@ -26,6 +26,7 @@ from appliance.observe import sockets
 SUPERVISOR_VARIABLE = "APPLIANCE_SUPERVISOR"
 """Holds the process id of the supervisor that started this process, if `appliance run` did."""
 
+READY = "READY=1"
 ALIVE_INTERVAL_S = 1.0
 LOCK_PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -75,7 +76,7 @@ class Process:
 
     def ready(self) -> None:
         """Tell the supervisor that the process does its work from now on."""
-        _notify("READY=1")
+        _notify(READY)
 
     def alive(self) -> None:
         """Tell the supervisor that work progresses. Cheap: most calls do nothing."""
@@ -158,16 +159,22 @@ def _notify(message: str) -> None:
     if not target:
         return
     try:
-        if target.startswith("@"):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.connect("\0" + target[1:])
-                sender.send(message.encode())
-        else:
-            with sockets.connect(Path(target), socket.SOCK_DGRAM) as sender:
-                sender.send(message.encode())
+        with _notify_socket(target) as sender:
+            # A supervisor that is busy, as while it waits for another process to drain, must not hold up
+            # this one; only that it is ready must not get lost.
+            sender.setblocking(message == READY)
+            sender.send(message.encode())
     except OSError:
-        # The supervisor is gone: it restarts or ends this process, which has nothing to do about it.
+        # The supervisor is gone or does not listen now: there is nothing to do about it here.
         return
+
+
+def _notify_socket(target: str) -> socket.socket:
+    if not target.startswith("@"):
+        return sockets.connect(Path(target), socket.SOCK_DGRAM)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.connect("\0" + target[1:])
+    return sender
 
 
 def _die_with(supervisor: int) -> None:

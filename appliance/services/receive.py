@@ -57,6 +57,7 @@ _METRIC_WORDS = {
     Recorded.NEW: "stored",
     Recorded.CHANGED_CONTENT: "changed_duplicate",
     Recorded.DUPLICATE: "duplicate",
+    Recorded.RECORDED: "duplicate",
     Recorded.OWN_RESULT: "loop",
 }
 

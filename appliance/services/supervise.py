@@ -81,14 +81,19 @@ class Worker:
         self._started = self._last_word = self._due = 0.0
 
     def start(self, now: float) -> None:
-        """Start the process."""
+        """Start the process, or try again later if the machine cannot."""
         self._hear()
         environment = {
             **os.environ,
             "NOTIFY_SOCKET": str(self._notify_path),
             SUPERVISOR_VARIABLE: str(os.getpid()),
         }
-        self._child = subprocess.Popen(self._command, env=environment, stdin=subprocess.DEVNULL)
+        try:
+            self._child = subprocess.Popen(self._command, env=environment, stdin=subprocess.DEVNULL)
+        except OSError:
+            _log.exception("a process could not be started", extra={"worker": self.name})
+            self._due = now + RESTART_MAXIMUM_S
+            return
         self._hung = self._ready = False
         self._started = self._last_word = now
 

@@ -127,6 +127,21 @@ def test_the_supervisor_may_listen_on_an_abstract_socket(
         assert supervisor.recv(100) == b"READY=1"
 
 
+def test_a_supervisor_that_does_not_listen_holds_nothing_up(
+    plan: Process, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ALIVE_INTERVAL_S", 0.0)
+    with sockets.bind(run_directory / "notify", socket.SOCK_DGRAM):
+        monkeypatch.setenv("NOTIFY_SOCKET", str(run_directory / "notify"))
+        begin = time.monotonic()
+        for _ in range(1000):
+            plan.alive()
+        os.kill(os.getpid(), signal.SIGTERM)
+        plan.wait(10)
+        assert plan.stopping.is_set()
+        assert time.monotonic() - begin < 10
+
+
 def test_a_supervisor_that_is_gone_does_no_harm(
     plan: Process, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ def chance(rng: np.random.Generator, probability: float) -> bool:
 
 def soft(depth: Array, width: float) -> Array:
     """Turn a signed depth into a membership 0..1 whose edge is about four `width` wide."""
-    membership: Array = 0.5 + 0.5 * np.tanh((0.5 / width) * depth)
+    membership: Array = 0.5 + 0.5 * np.tanh(np.float32(0.5 / width) * depth.astype(np.float32, copy=False))
     return membership
 
 

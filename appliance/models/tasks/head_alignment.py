@@ -22,6 +22,8 @@ WINDOW_HU = (0.0, 100.0)
 _FILL = 0.96
 _MARGIN = 6.5
 """How far inside the hull, in grid pixels, the levels are measured: clear of the skull."""
+_RIM = 10
+_SECTORS = 36
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def align_head(hu: Image, pixel_mm: tuple[float, float]) -> AlignedHead | None:
     aligned = ndimage.affine_transform(
         smooth, matrix, offset, output_shape=(GRID, GRID), order=1, mode="constant", cval=low
     )
-    depth = _depth(outline.equations, matrix_mm, offset_mm) / grid_mm
+    depth = _depth_on_grid(outline.equations, matrix_mm, offset_mm) / grid_mm
     levels, tissue = _levels(aligned, depth > _MARGIN, low, high)
     return AlignedHead(
         hu=aligned,
@@ -102,7 +104,7 @@ def align_head(hu: Image, pixel_mm: tuple[float, float]) -> AlignedHead | None:
         levels=levels,
         matrix=matrix * step,
         offset=(offset + 0.5) * step - 0.5,
-        objection=_objection(sizes, asymmetry, levels, tissue),
+        objection=_objection(sizes, asymmetry, levels, tissue, _closed_ring(aligned, depth, low, high)),
     )
 
 
@@ -157,6 +159,8 @@ def _find_skull(image: Image, low: float, high: float) -> _Hull | None:
             found.append(
                 max(solid, key=lambda hull: hull.area) if solid else max(hulls, key=lambda hull: hull.filled)
             )
+            if solid and found[0].area > 0.3 * image.size:
+                break
     if not found:
         return None
     largest = max(hull.area for hull in found)
@@ -169,12 +173,10 @@ def _enclose(component: NDArray[np.bool_], tissue: NDArray[np.bool_]) -> _Hull |
         hull = ConvexHull(points)
     except (QhullError, ValueError):  # all pixels on one line, or too few
         return None
-    rows, columns = np.indices(component.shape, dtype=np.float64)
-    outside = np.full(component.shape, -np.inf)
-    for normal_row, normal_column, distance in hull.equations:
-        np.maximum(outside, normal_row * rows + normal_column * columns + distance, out=outside)
-    inside = outside <= 0.5
-    return _Hull(points[hull.vertices], hull.equations, float(hull.volume), float(tissue[inside].mean()))
+    rows, columns = (np.arange(0, size, 2, dtype=np.float32) for size in component.shape)
+    inside = _depth(hull.equations, rows, columns) >= -0.5
+    filled = float(tissue[::2, ::2][inside].mean()) if inside.any() else 0.0
+    return _Hull(points[hull.vertices], hull.equations, float(hull.volume), filled)
 
 
 def _midline(outline: ConvexHull) -> tuple[float, float]:
@@ -207,18 +209,32 @@ def _middle(values: NDArray[np.float64]) -> float:
     return float((values.min() + values.max()) / 2)
 
 
-def _depth(
+def _depth(equations: NDArray[np.float64], rows: _Array, columns: _Array) -> _Array:
+    """The depth under a convex outline at every combination of rows and columns."""
+    depth = np.full((len(rows), len(columns)), np.inf, np.float32)
+    for normal_row, normal_column, distance in equations.astype(np.float32):
+        np.minimum(depth, -(normal_row * rows + distance)[:, None] - normal_column * columns, out=depth)
+    return depth
+
+
+def _depth_on_grid(
     equations: NDArray[np.float64], matrix: NDArray[np.float64], offset: NDArray[np.float64]
 ) -> _Array:
     """The depth of every grid pixel under the outline, in the units of `matrix`."""
-    index = np.arange(GRID, dtype=np.float64)
-    depth = np.full((GRID, GRID), np.inf)
-    for normal_row, normal_column, distance in equations:
-        normal = np.array([normal_row, normal_column])
-        by_row, by_column = normal @ matrix
-        plane = (by_row * index)[:, None] + (by_column * index)[None, :] + (normal @ offset + distance)
-        np.minimum(depth, -plane, out=depth)
-    return depth
+    turned = np.column_stack([equations[:, :2] @ matrix, equations[:, :2] @ offset + equations[:, 2]])
+    index = np.arange(GRID, dtype=np.float32)
+    return _depth(turned, index, index)
+
+
+def _closed_ring(image: Image, depth: _Array, low: float, high: float) -> float:
+    """In which share of directions the hull is rimmed by something as bright as bone."""
+    row, column = np.nonzero((depth > 0) & (depth < _RIM))
+    bright = image[row, column] > low + 0.8 * (high - low)
+    middle = (GRID - 1) / 2
+    sector = ((np.arctan2(row - middle, column - middle) / (2 * np.pi) + 0.5) * _SECTORS).astype(
+        int
+    ) % _SECTORS
+    return len(np.unique(sector[bright])) / _SECTORS
 
 
 def _levels(image: Image, within: NDArray[np.bool_], low: float, high: float) -> tuple[Levels, float]:
@@ -233,7 +249,9 @@ def _levels(image: Image, within: NDArray[np.bool_], low: float, high: float) ->
     return Levels(low, high, median, spread), between.size / smooth.size
 
 
-def _objection(sizes: tuple[float, ...], asymmetry: float, levels: Levels, tissue: float) -> str | None:
+def _objection(
+    sizes: tuple[float, ...], asymmetry: float, levels: Levels, tissue: float, ring: float
+) -> str | None:
     """Why a slice is not one through the brain, if so."""
     length, width = max(sizes), min(sizes)
     if not (120 <= length <= 240 and width >= 90):
@@ -244,6 +262,8 @@ def _objection(sizes: tuple[float, ...], asymmetry: float, levels: Levels, tissu
         return "midline"
     if tissue < 0.6:
         return "tissue"
-    if not 12 <= levels.median <= 60:
+    if ring < 0.8:
+        return "skull"
+    if not 12 <= levels.median <= 52:
         return "density"
     return None
