@@ -51,11 +51,14 @@ def run(config: ConfigFile) -> None:
 
 
 @app.command()
-def receive(config: ConfigFile) -> None:
-    """Run only the process that receives images."""
+def receive(
+    config: ConfigFile,
+    number: Annotated[int, typer.Option(min=1, help="Which of `listener.processes` this is.")] = 1,
+) -> None:
+    """Run only one process that receives images."""
     from appliance.services.receive import serve
 
-    _work("receive", config, serve)
+    _work("receive" if number == 1 else f"receive-{number}", config, serve)
 
 
 @app.command()

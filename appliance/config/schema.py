@@ -88,6 +88,9 @@ class Listener(_Section):
     maximum_associations: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=64, description="Associations served at the same time; one more is rejected for the moment."
     )
+    maximum_associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=64, description="Of these, the most for one calling AE title at one address."
+    )
     maximum_pdu: Annotated[int, Field(ge=4096, le=1048576)] = Field(
         default=131072, description="Largest PDU in bytes that a peer may send (PS3.8 Annex D.1)."
     )

@@ -61,7 +61,6 @@ class Listener:
 class Limits:
     """Bounds of one acceptor."""
 
-    associations: int
     pdu_bytes: int
     idle_s: float
 
@@ -87,7 +86,7 @@ def tls_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext
 class Acceptor:
     """Listens on one or more ports for Storage and Verification.
 
-    `admit` sees every association before negotiation. `begin` opens a sink for each object, in the
+    `admit` sees every association before negotiation, with the origins of those that are open. `begin` opens a sink for each object, in the
     thread of its association. `accepted`, `rejected` and `misbehaved` count.
     """
 
@@ -96,7 +95,7 @@ class Acceptor:
         ae_title: str,
         limits: Limits,
         *,
-        admit: Callable[[Origin], Rejection | None],
+        admit: Callable[[Origin, list[Origin]], Rejection | None],
         begin: Callable[[StoreRequest, Origin], Incoming],
         accepted: Callable[[], None],
         rejected: Callable[[str], None],
@@ -105,7 +104,6 @@ class Acceptor:
         self._admit = admit
         self._begin = begin
         self._misbehaved = misbehaved
-        self._maximum = limits.associations
         self._rejected = rejected
         self._accepted = accepted
         self._draining = threading.Event()
@@ -152,9 +150,13 @@ class Acceptor:
         self._servers.append(server)
         self._threads.append(thread)
 
-    def active_associations(self) -> int:
-        """How many associations are established."""
-        return sum(association.is_established for association in self._entity.active_associations)
+    def origins(self) -> list[Origin]:
+        """Where the open associations come from; connections that ask for none are left out."""
+        return [
+            _origin(association)
+            for association in self._entity.active_associations
+            if association.is_established
+        ]
 
     def drain(self) -> None:
         """Refuse new associations from here on; those that are open go on."""
@@ -182,9 +184,7 @@ class Acceptor:
     def _refusal(self, origin: Origin) -> Rejection | None:
         if self._draining.is_set():
             return TEMPORARY_CONGESTION
-        if self.active_associations() >= self._maximum:
-            return LIMIT_EXCEEDED
-        return self._admit(origin)
+        return self._admit(origin, self.origins())
 
     def _on_accepted(self, _event: Event) -> None:
         self._accepted()

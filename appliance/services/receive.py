@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 
 from appliance.config.schema import Config
@@ -26,6 +27,7 @@ from appliance.journal.instances import Recorded, record, spool_keys
 from appliance.network.acceptor import (
     CALLED_AE_TITLE_NOT_RECOGNIZED,
     CALLING_AE_TITLE_NOT_RECOGNIZED,
+    LIMIT_EXCEEDED,
     TEMPORARY_CONGESTION,
     UNKNOWN_NETWORK,
     Acceptor,
@@ -38,6 +40,7 @@ from appliance.network.reception import Reply, StoreRequest
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
+from appliance.services.admission import OpenAssociations, peer_of
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES, Content, Draft, Spool
 
@@ -134,15 +137,16 @@ class Indexer:
 class Receiver:
     """Decides about associations and data sets on behalf of the acceptor."""
 
-    def __init__(self, config: Config, storage: Storage, indexer: Indexer) -> None:
+    def __init__(self, config: Config, storage: Storage, indexer: Indexer, name: str) -> None:
         self._config = config
+        self._open = OpenAssociations(config.run_directory, name)
         self._spool = storage.originals
         self._quarantine = Spool(config.storage.path / "spool" / "quarantine")
         self._indexer = indexer
         self._minimum_free = config.storage.minimum_free_mb * 2**20
         self._device_uid = station_device_uid(config.station.device_serial)
 
-    def admit(self, origin: Origin) -> Rejection | None:
+    def admit(self, origin: Origin, open_here: list[Origin]) -> Rejection | None:
         """Whether a peer may open an association now, and the refusal if not."""
         if origin.called_ae_title != self._config.station.ae_title:
             return CALLED_AE_TITLE_NOT_RECOGNIZED
@@ -156,7 +160,19 @@ class Receiver:
             return UNKNOWN_NETWORK
         if not self._has_room():
             return TEMPORARY_CONGESTION
+        own = Counter(map(peer_of, [*open_here, origin]))
+        with self._open.alone():
+            everywhere = self._open.everywhere(own)
+            if everywhere.total() > self._config.listener.maximum_associations:
+                return LIMIT_EXCEEDED
+            if everywhere[peer_of(origin)] > self._config.listener.maximum_associations_per_peer:
+                return LIMIT_EXCEEDED
+            self._open.publish(own)
         return None
+
+    def publish(self, open_here: list[Origin]) -> None:
+        """Tell the other receiving processes what is open here."""
+        self._open.publish(Counter(map(peer_of, open_here)))
 
     def begin(self, request: StoreRequest, origin: Origin) -> StoredObject:
         """Open the sink for one object."""
@@ -360,11 +376,11 @@ def serve(config: Config, process: Process) -> None:
     recovered = recover(config, storage, indexer)
     if recovered:
         _log.warning("recovered", extra={"instances": recovered})
-    receiver = Receiver(config, storage, indexer)
+    receiver = Receiver(config, storage, indexer, process.name)
     settings = config.listener
     acceptor = Acceptor(
         config.station.ae_title,
-        Limits(settings.maximum_associations, settings.maximum_pdu, settings.network_timeout_s),
+        Limits(settings.maximum_pdu, settings.network_timeout_s),
         admit=receiver.admit,
         begin=receiver.begin,
         accepted=metrics.ASSOCIATIONS.labels(result="accepted", reason="none").inc,
@@ -381,9 +397,10 @@ def serve(config: Config, process: Process) -> None:
         process.wait(1.0)
         process.alive()
         prepare_names(storage.originals)
+        receiver.publish(acceptor.origins())
     acceptor.drain()
     deadline = time.monotonic() + _DRAIN_S
-    while acceptor.active_associations() and time.monotonic() < deadline:
+    while acceptor.origins() and time.monotonic() < deadline:
         time.sleep(0.05)
         process.alive()
     acceptor.close()
