@@ -30,9 +30,9 @@ class Recorded(Enum):
 def record(connection: sqlite3.Connection, instance: Instance, destinations: Sequence[str]) -> Recorded:
     """Record one spooled instance and put it into the outbox of `destinations`.
 
-    Recording one spool file again changes nothing. An identical duplicate is recorded once. Another content under a known UID is kept beside the first
-    and forwarded, and models are held for its series. Our own results that come back are neither
-    forwarded nor processed.
+    Recording one spool file again changes nothing. An identical duplicate is recorded once. Another
+    content under a known UID is kept beside the first and forwarded, and models are held for its
+    series. Our own results that come back are neither forwarded nor processed.
     """
     uid = instance.sop_instance_uid
     if (
