@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from pydicom import Dataset
 from pynetdicom import AE, evt
@@ -86,8 +87,9 @@ def tls_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext
 class Acceptor:
     """Listens on one or more ports for Storage and Verification.
 
-    `admit` sees every association before negotiation, with the origins of those that are open. `begin` opens a sink for each object, in the
-    thread of its association. `accepted`, `rejected` and `misbehaved` count.
+    `admit` sees every association before negotiation, with the origins of those that are open. `begin`
+    opens a sink for each object, in the thread of its association. `accepted`, `rejected` and
+    `misbehaved` count.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Acceptor:
         self._rejected = rejected
         self._accepted = accepted
         self._draining = threading.Event()
+        self._deciding = threading.Lock()
+        self._admitted: WeakSet[Association] = WeakSet()
         self._servers: list[StoreServer] = []
         self._threads: list[threading.Thread] = []
         entity = AE(ae_title=ae_title)
@@ -155,7 +159,7 @@ class Acceptor:
         return [
             _origin(association)
             for association in self._entity.active_associations
-            if association.is_established
+            if association in self._admitted
         ]
 
     def drain(self) -> None:
@@ -171,7 +175,10 @@ class Acceptor:
             thread.join(timeout=5.0)
 
     def _on_requested(self, event: Event) -> None:
-        rejection = self._refusal(_origin(event.assoc))
+        with self._deciding:
+            rejection = self._refusal(_origin(event.assoc))
+            if rejection is None:
+                self._admitted.add(event.assoc)
         if rejection is not None:
             self._rejected(rejection.reason)
             event.assoc.acse.send_reject(rejection.result, rejection.source, rejection.code)

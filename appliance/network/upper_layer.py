@@ -245,7 +245,9 @@ class UpperLayer(DULServiceProvider):
     def _hand_on(self, context_id: int, control: int, data: bytes) -> None:
         """Give a fragment to the library, as if it had read it itself (its action DT-2)."""
         primitive = P_DATA()
-        primitive.presentation_data_value_list = [[context_id, bytes([control]) + data]]
+        # The library wants a list here, whatever its annotation says.
+        value: Any = [context_id, bytes([control]) + data]
+        primitive.presentation_data_value_list = [value]
         self.assoc.dimse.receive_primitive(primitive)
         self._wake_association()
 
