@@ -47,7 +47,7 @@ def revised(revision: int) -> Identity:
     return replace(IDENTITY, revision=revision)
 
 
-def sample_volume(folder: Path, series: CtSeries = CtSeries()) -> Volume:
+def sample_volume(folder: Path, series: CtSeries) -> Volume:
     """A synthetic series, written and loaded."""
     return load_volume(write_series(folder, series))
 

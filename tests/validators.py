@@ -29,7 +29,10 @@ def dcentvfy_problems(paths: Sequence[Path]) -> list[str]:
 def report_text(path: Path) -> str:
     """The content tree of a structured report, as DCMTK reads it. Raises if DCMTK cannot."""
     done = subprocess.run(
-        [DSRDUMP, "--print-long", "--print-all-codes", path], capture_output=True, text=True, check=True
+        [DSRDUMP, "--print-long-values", "--print-all-codes", path],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
 

@@ -7,6 +7,7 @@ Pure functions of facts. The rules are those of a volume in the patient coordina
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,9 @@ POSITION_TOLERANCE_MM = 0.01
 MISSING_SLICE_GAP = 1.5
 """A gap of more than this many median gaps means that a slice is missing."""
 TILT_TOLERANCE_DEGREES = 0.5
+
+_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", re.ASCII)
+_LONGEST_UID = 64
 
 _DERIVED_WORDS = frozenset({"DERIVED", "MPR", "MIP", "MINIP", "PROJECTION IMAGE", "SUBTRACTION"})
 
@@ -65,11 +69,11 @@ class SeriesGeometry:
 def check_series(facts: Sequence[Facts]) -> SeriesGeometry:
     """Measure one series and name its problems.
 
-    Reasons: `localizer`, `derived_input`, `missing_geometry` (a slice lacks size, spacing, position or
-    orientation), `mixed_geometry` (more than one frame of reference, size, spacing or orientation, or
-    axes that are not orthonormal), `repeated_positions`, `missing_slices`, `gantry_tilt`.
+    Reasons: `invalid_uid`, `localizer`, `derived_input`, `missing_geometry` (a slice lacks size, spacing,
+    position or orientation), `mixed_geometry` (more than one frame of reference, size, spacing or
+    orientation, or axes that are not orthonormal), `repeated_positions`, `missing_slices`, `gantry_tilt`.
     """
-    problems = _kind_problems(facts)
+    problems = [*_identifier_problems(facts), *_kind_problems(facts)]
     lacking = sum(1 for fact in facts if not _has_geometry(fact))
     if lacking or not facts:
         detail = f"{lacking} of {len(facts)} images lack size, pixel spacing, position or orientation"
@@ -116,6 +120,23 @@ def _measured(facts: Sequence[Facts], normal: Vector, problems: list[Problem]) -
         tilt_degrees=tilt,
         problems=tuple(problems),
     )
+
+
+def _identifier_problems(facts: Sequence[Facts]) -> list[Problem]:
+    """Identifiers that a result may not refer to (PS3.5 section 9.1)."""
+    wrong = sum(
+        1
+        for fact in facts
+        for uid in (
+            fact.sop_class_uid,
+            fact.sop_instance_uid,
+            fact.study_instance_uid,
+            fact.series_instance_uid,
+            fact.frame_of_reference_uid or "0",
+        )
+        if len(uid) > _LONGEST_UID or not _UID.fullmatch(uid)
+    )
+    return [Problem("invalid_uid", f"{wrong} identifiers are not valid UIDs")] if wrong else []
 
 
 def _kind_problems(facts: Sequence[Facts]) -> list[Problem]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from appliance.dicom.geometry import SeriesGeometry, check_series
 from appliance.dicom.header import Facts, read_facts
@@ -28,6 +28,7 @@ _DAMAGED = (
     ArithmeticError,
     AttributeError,
     BufferError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -37,7 +38,7 @@ _DAMAGED = (
     ValueError,
     struct.error,
 )
-_NOT_ONE_STACK = ("missing_geometry", "mixed_geometry", "repeated_positions")
+_NOT_ONE_STACK = ("invalid_uid", "missing_geometry", "mixed_geometry", "repeated_positions")
 
 
 class Unusable(GiveUp):
@@ -83,10 +84,11 @@ def load_volume(paths: Sequence[Path]) -> Volume:
     Missing slices are allowed: whether a model accepts them is the model's decision.
 
     Raises:
-        Unusable: with the reason `missing_geometry`, `mixed_geometry`, `repeated_positions`,
-            `multi_frame`, `unsupported_pixels` (not monochrome, or neither 8 nor 16 bits allocated),
-            `missing_rescale`, `bad_rescale` (slope not finite or not above 0), `missing_pixel_data`,
-            `truncated_pixel_data`, `no_decoder` or `undecodable_pixel_data`.
+        Unusable: with the reason `invalid_uid`, `missing_geometry`, `mixed_geometry`,
+            `repeated_positions`, `unreadable_header`, `multi_frame`, `unsupported_pixels` (not
+            monochrome, or neither 8 nor 16 bits allocated), `missing_rescale`, `bad_rescale` (slope not
+            finite or not above 0), `missing_pixel_data`, `truncated_pixel_data`, `no_decoder` or
+            `undecodable_pixel_data`.
         GiveUp: an image has no identifiers.
         OSError: a file cannot be read.
     """
@@ -125,13 +127,8 @@ def _load_slice(path: Path, facts: Facts) -> _Slice:
     with warnings.catch_warnings():
         # pydicom's warnings quote attribute values, which may be a patient's.
         warnings.simplefilter("ignore")
-        try:
-            header = dcmread(path, force=True)
-            # Whether padding values are signed is decided by another element.
-            correct_ambiguous_vr(header, header.original_encoding[1] is not False)
-        except _DAMAGED as error:
-            raise Unusable("undecodable_pixel_data", "the data set cannot be parsed") from error
-        slope, intercept = _rescale(header)
+        header = _read_header(path, facts)
+        slope, intercept = rescale(header)
         container = _decode(header)
     stored = _stored_values(container, header)
     padding = _padding(container, stored, header)
@@ -148,8 +145,30 @@ def _load_slice(path: Path, facts: Facts) -> _Slice:
     )
 
 
-def _rescale(header: Dataset) -> tuple[float, float]:
-    """Slope and intercept of the modality (PS3.3 C.11.1); they are required in a CT image."""
+def _read_header(path: Path, facts: Facts) -> Dataset:
+    try:
+        header = dcmread(path, force=True)
+        # Whether padding values are signed is decided by another element.
+        correct_ambiguous_vr(header, header.original_encoding[1] is not False)
+        agrees = (
+            header.SOPClassUID == facts.sop_class_uid
+            and header.SOPInstanceUID == facts.sop_instance_uid
+            and header.SeriesInstanceUID == facts.series_instance_uid
+            and header.StudyInstanceUID == facts.study_instance_uid
+        )
+    except _DAMAGED as error:
+        raise Unusable("unreadable_header", "the data set cannot be parsed") from error
+    if not agrees:
+        raise Unusable("unreadable_header", "the data set can be parsed in two ways")
+    return header
+
+
+def rescale(header: Dataset) -> tuple[float, float]:
+    """Slope and intercept of the modality (PS3.3 C.11.1); 1 and 0 where they need not be present.
+
+    Raises:
+        Unusable: `missing_rescale` for a CT image without them, `bad_rescale` for impossible ones.
+    """
     try:
         slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
         if slope is None or intercept is None:
@@ -157,7 +176,7 @@ def _rescale(header: Dataset) -> tuple[float, float]:
                 raise Unusable("missing_rescale", "a CT image has no rescale slope or intercept")
             return 1.0, 0.0
         slope, intercept = float(slope), float(intercept)
-    except (TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise Unusable("bad_rescale", "rescale slope or intercept is not a number") from error
     if not (math.isfinite(slope) and math.isfinite(intercept) and slope > 0):
         raise Unusable("bad_rescale", f"rescale slope {slope} or intercept {intercept} is out of range")
@@ -179,13 +198,13 @@ def _decode(header: Dataset) -> NDArray[np.int32]:
     if not header.get("PixelData"):
         raise Unusable("missing_pixel_data", "the image has no pixel data")
     syntax = UID(header.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
+    plugin = _decoder_plugin(syntax)
     if not syntax.is_compressed and len(header.PixelData) < expected:
         detail = f"the pixel data hold {len(header.PixelData)} of {expected} bytes"
         raise Unusable("truncated_pixel_data", detail)
-    _require_decoder(syntax)
     try:
         # Unused bits are kept: padding may use them.
-        cells = pixel_array(header, raw=True, correct_unused_bits=False)
+        cells = pixel_array(header, raw=True, correct_unused_bits=False, decoding_plugin=plugin)
     except _DAMAGED as error:
         raise Unusable("undecodable_pixel_data", "the pixel data cannot be decoded") from error
     kind = f"{'i' if signed else 'u'}{cell_bits // 8}"
@@ -196,13 +215,22 @@ def _decode(header: Dataset) -> NDArray[np.int32]:
     return native.view(kind).astype(np.int32)
 
 
-def _require_decoder(syntax: UID) -> None:
+def _decoder_plugin(syntax: UID) -> str:
+    """The decoder to use; an empty string if the pixels are not compressed.
+
+    GDCM ends the whole process on some damaged images, so it decodes only what nothing else can.
+    """
     try:
-        available = get_decoder(syntax).is_available
+        plugins = get_decoder(syntax).available_plugins
     except NotImplementedError:
-        available = False
-    if not available:
+        raise Unusable("no_decoder", "the transfer syntax is not one of images") from None
+    if not syntax.is_compressed:
+        return ""
+    if not plugins:
         raise Unusable("no_decoder", f"no decoder for the transfer syntax {syntax.name}")
+    # Pillow offers JPEG Extended, but reads its 8-bit form only.
+    last = "pillow" if syntax == JPEGExtended12Bit else "gdcm"
+    return min(plugins, key=lambda plugin: plugin == last)
 
 
 def _stored_values(cells: NDArray[np.int32], header: Dataset) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from typing import Any
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.errors import BytesLengthException
 
 from appliance.dicom.codes import (
     ACQUISITION_EQUIPMENT,
@@ -91,7 +92,15 @@ _EMPTY_IF_ABSENT = (
 )
 
 # What pydicom raises while it turns the bytes of one odd element into a value.
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 @contextmanager

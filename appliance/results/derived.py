@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 from appliance.dicom.codes import NOTICE, SOURCE_IMAGE, code_item
 from appliance.dicom.outcome import Enhanced, Identity
 from appliance.dicom.uids import image_series_uid, image_uid
-from appliance.dicom.volume import Volume, padding_range
+from appliance.dicom.volume import Volume, padding_range, rescale
 from appliance.domain.errors import GiveUp
 from appliance.results.attributes import (
     acquisition_equipment,
@@ -116,8 +116,7 @@ def _pixel_data(voxels: NDArray[np.float32], volume: Volume, index: int) -> byte
 
 
 def _stored(values: NDArray[np.float32], source: Dataset) -> NDArray[np.int64]:
-    slope = float(source.get("RescaleSlope", 1))
-    intercept = float(source.get("RescaleIntercept", 0))
+    slope, intercept = rescale(source)
     return np.rint((values.astype(np.float64) - intercept) / slope).astype(np.int64)
 
 

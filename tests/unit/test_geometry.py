@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dicom.geometry import check_series
@@ -38,6 +38,7 @@ def test_slices_are_sorted_by_position(order: list[int]) -> None:
     assert list(geometry.positions_mm) == sorted(geometry.positions_mm)
 
 
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from([(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), CORONAL, (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)]),
     st.floats(0.3, 20),
@@ -114,6 +115,11 @@ def test_localizers_are_recognised() -> None:
 @pytest.mark.parametrize("words", [("DERIVED", "SECONDARY", "MPR"), ("ORIGINAL", "PRIMARY", "MIP")])
 def test_derived_images_are_recognised(words: tuple[str, ...]) -> None:
     assert check_series([replace(SAMPLE[0], image_type=words)]).has("derived_input")
+
+
+@pytest.mark.parametrize("uid", ["1.2.03", "1..2", "1.2.x", "1." + "2" * 64])
+def test_identifiers_that_no_result_may_refer_to_are_found(uid: str) -> None:
+    assert check_series([replace(SAMPLE[0], study_instance_uid=uid)]).has("invalid_uid")
 
 
 def test_a_single_slice_has_no_gap() -> None:

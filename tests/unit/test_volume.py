@@ -19,7 +19,8 @@ from pydicom.uid import (
 )
 
 from appliance.dicom.volume import Unusable, load_volume
-from tests.dicom_samples import CtSeries, ct_hounsfield, write_series
+from appliance.domain.errors import GiveUp
+from tests.dicom_samples import CtSeries, ct_hounsfield, ct_image, part10, write_series
 
 SERIES = CtSeries(slices=3, rows=16, columns=12)
 
@@ -217,12 +218,46 @@ def test_a_damaged_compressed_image_is_refused(tmp_path: Path) -> None:
     assert refused(write_series(tmp_path, SERIES, change=damage)) == "undecodable_pixel_data"
 
 
-def test_a_transfer_syntax_without_decoder_is_refused(tmp_path: Path) -> None:
-    def video(index: int, image: Dataset) -> None:
-        image.compress(RLELossless)
-        image.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")  # MPEG-2
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_damaged_file_gives_a_volume_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(data.draw(st.sampled_from(_ENCODED)))
+    for position in data.draw(st.lists(st.integers(132, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.dcm"
+    path.write_bytes(content)
+    try:
+        volume = load_volume([path])
+    except GiveUp:
+        return
+    assert np.isfinite(volume.voxels).all()
+    assert len(volume.sources) == 1
 
-    assert refused(write_series(tmp_path, SERIES, change=video)) == "no_decoder"
+
+def _encoded(syntax: UID) -> bytes:
+    image = ct_image(CtSeries(slices=1, rows=4, columns=4), 0)
+    if syntax.is_compressed:
+        image.compress(syntax, generate_instance_uid=False)
+    image.file_meta.TransferSyntaxUID = syntax
+    return part10(image)
+
+
+_ENCODED = [_encoded(syntax) for syntax in (ImplicitVRLittleEndian, RLELossless, JPEGLSLossless)]
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.1", "1.2.840.113619.5.2", "1.2.3"])
+def test_a_transfer_syntax_without_decoder_is_refused(tmp_path: Path, syntax: str) -> None:
+    def declare(index: int, image: Dataset) -> None:
+        image.compress(RLELossless)
+
+    paths = write_series(tmp_path, SERIES, change=declare)
+    for path in paths:
+        content = path.read_bytes()
+        padded = syntax.encode() + b"\0" * (len(RLELossless) + 1 - len(syntax))
+        path.write_bytes(content.replace(RLELossless.encode() + b"\0", padded[: len(RLELossless) + 1]))
+    assert refused(paths) == "no_decoder"
 
 
 def test_missing_slices_are_measured_and_allowed(tmp_path: Path) -> None:
