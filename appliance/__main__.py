@@ -57,9 +57,8 @@ def receive(
 ) -> None:
     """Run only one process that receives images."""
     from appliance.services.receive import serve
-    from appliance.services.supervise import receiver_name
 
-    _work(receiver_name(number), config, serve)
+    _work("receive" if number == 1 else f"receive-{number}", config, serve)
 
 
 @app.command()

@@ -262,6 +262,12 @@ class Config(_Section):
         return tuple(name for name, destination in self.destinations.items() if destination.kind == "dicom")
 
     @property
+    def receivers(self) -> tuple[str, ...]:
+        """Names of the processes that receive."""
+        more = range(2, self.listener.processes + 1)
+        return ("receive", *(f"receive-{number}" for number in more))
+
+    @property
     def run_directory(self) -> Path:
         """Folder of the processes' sockets."""
         return self.storage.path / "run"

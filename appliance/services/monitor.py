@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _families(server: _Server) -> list[Metric]:
     run_directory = server.config.run_directory
-    names = list(metrics.WORKERS)
+    names = [*server.config.receivers, *metrics.WORKERS[1:]]
     # Under systemd nobody supervises but systemd itself.
     if metrics.answers(run_directory, "run"):
         names.append("run")
@@ -171,8 +171,9 @@ def _values(counts: Iterable[summary.Count]) -> dict[tuple[str, ...], float]:
 
 
 def _why_not_ready(server: _Server) -> str | None:
-    if not metrics.answers(server.config.run_directory, "receive"):
-        return "the receive process does not answer"
+    for name in server.config.receivers:
+        if not metrics.answers(server.config.run_directory, name):
+            return f"the {name} process does not answer"
     try:
         with server.journal.view() as connection:
             summary.series_by_state(connection)

@@ -40,11 +40,6 @@ class Limits:
     drain_s: float
 
 
-def receiver_name(number: int) -> str:
-    """The process name of one of `listener.processes`, counted from 1."""
-    return "receive" if number == 1 else f"receive-{number}"
-
-
 def subcommand(name: str) -> list[str]:
     """The command line words that start the process `name`."""
     duty, _, number = name.partition("-")
@@ -54,9 +49,8 @@ def subcommand(name: str) -> list[str]:
 def limits(config: Config) -> dict[str, Limits]:
     """The processes and their limits, in the order in which they are stopped."""
     hang_s, dimse_s = config.inference.hang_s, config.delivery.dimse_timeout_s
-    receivers = [receiver_name(number) for number in range(1, config.listener.processes + 1)]
     return {
-        **{name: Limits(silence_s=60.0, drain_s=60.0) for name in receivers},
+        **{name: Limits(silence_s=60.0, drain_s=60.0) for name in config.receivers},
         "plan": Limits(silence_s=120.0, drain_s=30.0),
         "infer": Limits(silence_s=hang_s, drain_s=hang_s),
         # One C-STORE may use its whole time-out, and a second one that of a new association.
@@ -183,14 +177,8 @@ def run(config_path: Path, config: Config) -> int:
     metrics.expose(config.run_directory, process.name)
     workers = []
     for name, allowed in limits(config).items():
-        command = [
-            sys.executable,
-            "-m",
-            "appliance",
-            *subcommand(name),
-            "--config",
-            str(config_path.resolve()),
-        ]
+        words = [*subcommand(name), "--config", str(config_path.resolve())]
+        command = [sys.executable, "-m", "appliance", *words]
         workers.append(Worker(name, allowed, command, config.run_directory))
     return supervise(process, workers, _announcement(config))
 

@@ -37,8 +37,8 @@ Durability = Literal["fsync", "os"]
 _SUFFIX = ".dcm"
 _LOCK = "lock"
 _UNREADY = ".unready"
-_BATCH = 256
-_LOW = 64
+_BATCH = 64
+_LOW = 32
 _READ_BYTES = 1 << 20
 
 # Magic, length and CRC-32 of the header behind the preamble, length and SHA-256 of the content behind that.

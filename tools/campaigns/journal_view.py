@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.spool.store import Spool
 from tools.campaigns.scanner import Series
 
 RECEIVING = "receiving"
@@ -56,8 +57,8 @@ class JournalView:
 
     def __init__(self, storage: Path) -> None:
         self._database = storage / "journal.sqlite"
-        self._originals = storage / "spool" / "originals"
-        self._results = storage / "spool" / "results"
+        self._originals = Spool(storage / "spool" / "originals")
+        self._results = Spool(storage / "spool" / "results")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -80,7 +81,7 @@ class JournalView:
             jobs = self._transient(connection, series, "job")
             known = {key for (key,) in connection.execute("SELECT spool_key FROM artifacts")}
             if "running" in jobs:
-                return WRITING if self._stored(self._results) - known else INFERENCE
+                return WRITING if self._files(self._results) - known else INFERENCE
             if jobs or row["state"] == "complete":
                 return QUEUED
             return FORWARDING if self._transient(connection, series, "delivery") else DELIVERED
@@ -130,7 +131,7 @@ class JournalView:
             ).fetchall()
         return {
             row["sop_instance_uid"]: Made(
-                row["model"], row["revision"], row["kind"], self._path(self._results, row["spool_key"])
+                row["model"], row["revision"], row["kind"], self._results.path(row["spool_key"])
             )
             for row in rows
         }
@@ -150,15 +151,16 @@ class JournalView:
             rows = connection.execute("SELECT spool_key FROM instances").fetchall()
             results = connection.execute("SELECT spool_key FROM artifacts").fetchall()
         words = []
-        for folder, known in ((self._originals, rows), (self._results, results)):
-            keys, files = {row["spool_key"] for row in known}, self._stored(folder)
-            unfinished = list((folder / "incoming").iterdir())
+        for spool, known in ((self._originals, rows), (self._results, results)):
+            files = self._files(spool)
+            keys = {row["spool_key"] for row in known}
+            finished = {key for key in files if spool.finished(key)}
             for count, what in (
-                (len(files - keys), "files without a row"),
-                (len(keys - files), "rows without a file"),
-                (len(unfinished), "unfinished files"),
+                (len(finished - keys), "files without a row"),
+                (len(keys - finished), "rows without a file"),
+                (len(files - finished), "unfinished files"),
             ):
-                words += [f"{count} {what} in {folder.name}"] if count else []
+                words += [f"{count} {what} in {spool.root.name}"] if count else []
         return ", ".join(words)
 
     @staticmethod
@@ -167,9 +169,6 @@ class JournalView:
         return [row["state"] for row in rows]
 
     @staticmethod
-    def _stored(folder: Path) -> set[str]:
-        return {path.stem for path in folder.glob("??/*.dcm")}
-
-    @staticmethod
-    def _path(folder: Path, key: str) -> Path:
-        return folder / key[:2] / f"{key}.dcm"
+    def _files(spool: Spool) -> set[str]:
+        """The keys of all files with something in them; an empty one is a name that was made ahead."""
+        return {path.stem for path in spool.root.glob("*/*.dcm") if path.stat().st_size}
