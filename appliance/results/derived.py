@@ -1,7 +1,7 @@
 """Derived CT images: one for every source image, on its grid, in its units, with its bit depth.
 
-The attribute policy is that of PS3.3 C.7.6.1.1.2 (a changed pixel needs a new SOP Instance UID) and of
-docs/conformance: everything that describes patient, study, acquisition and geometry is kept.
+A changed pixel needs a new SOP Instance UID (PS3.3 C.7.6.1.1.2); everything that describes patient, study,
+acquisition and geometry is kept, and what would be stale, private or about the scanner alone is not.
 """
 
 from __future__ import annotations

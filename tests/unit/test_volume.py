@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,20 @@ def test_missing_slices_are_measured_and_allowed(tmp_path: Path) -> None:
     volume = load_volume(write_series(tmp_path, CtSeries(rows=8, columns=8), indices=[0, 1, 2, 4]))
     assert volume.geometry.missing_slices == 1
     assert volume.voxels.shape[0] == 4
+
+
+def test_every_file_that_pydicom_ships_is_loaded_or_refused_with_a_reason() -> None:
+    folder = Path(pydicom.__file__).parent / "data"
+    reasons = Counter[str]()
+    for path in sorted(folder.rglob("*.dcm")):
+        try:
+            volume = load_volume([path])
+        except Unusable as refusal:
+            reasons[refusal.reason] += 1
+        except GiveUp as refusal:
+            assert refusal.status == 0xC000
+        else:
+            reasons["loaded"] += 1
+            assert np.isfinite(volume.voxels).all(), path.name
+    assert reasons["loaded"] >= 10
+    assert reasons["truncated_pixel_data"] == 1  # MR_truncated.dcm

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ from tools.campaigns.report import DOCUMENT, Campaign, into_document, markdown
 def main() -> int:
     """Run one campaign; returns 0 if nothing was found, 1 if something was, 2 if it could not run."""
     arguments = _arguments()
+    # So that an end by SIGTERM takes the appliance and the PACS along, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not os.access(STORESCP, os.X_OK):
         return _say(f"{STORESCP} is missing: install the Debian package dcmtk", 2)
     try:

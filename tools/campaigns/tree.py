@@ -28,10 +28,16 @@ _ORPHANS_S = 5.0
 class Tree:
     """The appliance with its processes, its configuration and storage in `folder`.
 
-    `settings` replaces whole sections of the configuration, by name.
+    `settings` replaces whole sections of the configuration, by name; `environment` adds variables.
     """
 
-    def __init__(self, folder: Path, pacs_port: int, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pacs_port: int,
+        settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.storage = folder / "var"
         self.port = free_port()
@@ -53,6 +59,7 @@ class Tree:
             **(settings or {}),
         }
         self._config.write_text(yaml.safe_dump(content, sort_keys=False))
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -64,7 +71,7 @@ class Tree:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "appliance", "run", "--config", str(self._config)],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -65,7 +65,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=320)
+    parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     save(arguments.out, simulate(arguments.count, arguments.seed))

@@ -163,7 +163,7 @@ def torso(size: int, rng: np.random.Generator) -> Phantom:
         _lungs(canvas, muscle, unit)
     _small_parts(canvas, muscle, inner, unit)
     body_mask = canvas.covered(body)
-    canvas.texture(body_mask, rng.choice([0.0, rng.uniform(1, 14)], p=[0.3, 0.7]), rng.uniform(1.2, 3.2))
+    canvas.texture(body_mask, rng.choice([0.0, rng.uniform(0.5, 7)], p=[0.4, 0.6]), rng.uniform(1.8, 3.4))
     if rng.uniform() < 0.5:  # table
         canvas.paint(Blob(body.row + body.height + 5 * unit, middle, 2 * unit, 90 * unit), -200.0)
     return canvas.finish(body_mask)
@@ -184,7 +184,7 @@ def _lungs(canvas: Canvas, trunk: Blob, unit: float) -> None:
         )
         canvas.paint(lung, rng.uniform(-900, -760))
         air = canvas.covered(lung)
-        canvas.texture(air, rng.uniform(5, 40), rng.uniform(1.5, 3.0))
+        canvas.texture(air, rng.uniform(3, 25), rng.uniform(1.8, 3.2))
         for _ in range(rng.integers(40, 120)):
             row, column = _inside(rng, lung, 0.95)
             thickness = rng.uniform(0.6, 3.0) * unit
@@ -248,7 +248,7 @@ def leaves(size: int, rng: np.random.Generator) -> Phantom:
             rng.choice([0.5, 1.0, 2.5, 6.0]),
         )
         canvas.paint(leaf, float(hu), within)
-    canvas.texture(within, rng.choice([0.0, rng.uniform(1, 18)], p=[0.3, 0.7]), rng.uniform(1.0, 3.2))
+    canvas.texture(within, rng.choice([0.0, rng.uniform(0.5, 7)], p=[0.4, 0.6]), rng.uniform(1.8, 3.4))
     return canvas.finish(within)
 
 

@@ -26,7 +26,15 @@ import torch
 from torch import Tensor
 
 from tools.simulate.ct_library import Library, load
-from tools.train.ct_denoise_net import Denoiser, UNet, bounded_residual, box_mean, features, noise_level
+from tools.train.ct_denoise_net import (
+    HU_RANGE,
+    Denoiser,
+    UNet,
+    bounded_residual,
+    box_mean,
+    features,
+    noise_level,
+)
 
 MODEL_ID, VERSION = "ct-denoise", "0.1.0"
 OPSET = 17
@@ -36,9 +44,8 @@ OPSET = 17
 class Training:
     """What defines a training run; its SHA-256 is written into the model file."""
 
-    steps: int = 2600
-    images: int = 4
-    patches_per_image: int = 2
+    steps: int = 2500
+    patches: int = 4
     patch: int = 80
     learning_rate: float = 2e-3
     kept_noise: float = 0.2
@@ -61,43 +68,39 @@ class Batch:
     scale: Tensor
 
 
-def noisy_image(
-    library: Library, rng: np.random.Generator, noise_hu: tuple[float, float]
-) -> tuple[Tensor, Tensor, float]:
-    """One scan at a random dose: (noisy, noise) of shape (1, h, w) in HU, and the noise in the body."""
+def noisy_image(library: Library, rng: np.random.Generator, how: Training) -> tuple[Tensor, Tensor, float]:
+    """A patch at a random dose: (noisy, noise), each (1, h, w) in HU, and the noise of the whole body."""
     index = int(rng.integers(len(library.clean)))
-    clean = library.clean[index]
-    noise = library.noise[index, int(rng.integers(library.noise.shape[1]))]
-    body = library.body[index]
-    wanted = float(np.exp(rng.uniform(*np.log(noise_hu))))
-    noise = noise * np.float32(np.clip(wanted / max(float(noise[body].std()), 0.1), 0.02, 4.0))
-    noisy = np.round(clean + noise)  # stored as integers
+    field = library.noise[index, int(rng.integers(library.noise.shape[1]))]
+    wanted = float(np.exp(rng.uniform(*np.log(how.noise_hu))))
+    in_library = max(float(field[::3, ::3][library.body[index, ::3, ::3]].std()), 0.1)
+    factor = float(np.clip(wanted / in_library, 0.02, 4.0))
+    rows, columns = field.shape
+    top = int(rng.integers(rows // 10, rows * 9 // 10 - how.patch))
+    left = int(rng.integers(columns // 10, columns * 9 // 10 - how.patch))
+    window = slice(top, top + how.patch), slice(left, left + how.patch)
+    clean = library.clean[index][window]
+    noisy = np.round(clean + np.float32(factor) * field[window])  # stored as integers
     if rng.uniform() < 0.5:  # most scanners store nothing below -1024
         noisy, clean = np.maximum(noisy, -1024.0), np.maximum(clean, -1024.0)
-    images = np.stack([noisy, noisy - clean])
-    images = np.rot90(images, int(rng.integers(4)), axes=(1, 2))
+    images = np.rot90(np.stack([noisy, noisy - clean]), int(rng.integers(4)), axes=(1, 2))
     if rng.uniform() < 0.5:
         images = images[:, :, ::-1]
     both = torch.from_numpy(np.ascontiguousarray(images, np.float32))
-    return both[:1], both[1:], max(float(images[1].std()), 1.0)
+    return both[:1], both[1:], max(in_library * factor, 1.0)
 
 
 def draw(library: Library, how: Training, rng: np.random.Generator) -> Batch:
-    """A training batch of patches; the noise level is that of the whole image, as in use."""
-    rows: list[tuple[Tensor, ...]] = []
-    for _ in range(how.images):
-        noisy, noise, scale = noisy_image(library, rng, how.noise_hu)
-        seen = torch.clamp(noisy[None], -1024.0, 3071.0)
-        level = noise_level(seen)
-        sigma = torch.sqrt(box_mean(noise[None] ** 2, 15) + 0.1)
-        everything = torch.cat([features(seen, level), noise[None], sigma], dim=1)
-        height, width = noisy.shape[-2:]
-        for _ in range(how.patches_per_image):
-            top = int(rng.integers(height // 8, height * 7 // 8 - how.patch))
-            left = int(rng.integers(width // 8, width * 7 // 8 - how.patch))
-            patch = everything[:, :, top : top + how.patch, left : left + how.patch]
-            rows.append((patch[:, :5], level, patch[:, 5:6], patch[:, 6:7], torch.full((1, 1, 1, 1), scale)))
-    return Batch(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    """A training batch: each patch from an image of its own."""
+    patches = []
+    for _ in range(how.patches):
+        noisy, noise, scale = noisy_image(library, rng, how)
+        patches.append((noisy, noise, torch.full((1, 1, 1), scale)))
+    noisy, noise, scale = (torch.stack(column) for column in zip(*patches, strict=True))
+    seen = torch.clamp(noisy, *HU_RANGE)
+    level = noise_level(seen)
+    sigma = torch.sqrt(box_mean(noise**2, 15) + 0.1)
+    return Batch(features(seen, level), level, noise, sigma, scale)
 
 
 def loss_of(network: UNet, batch: Batch, how: Training) -> tuple[Tensor, Tensor]:

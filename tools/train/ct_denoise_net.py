@@ -61,45 +61,53 @@ def features(image: Tensor, level: Tensor) -> Tensor:
     )
 
 
+class Block(nn.Module):
+    """Two convolutions beside an identity path."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(channels, channels, 3, padding=1)
+        self.outer = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape in and out."""
+        result: Tensor = x + self.outer(torch.relu(self.inner(x)))
+        return result
+
+
 class UNet(nn.Module):
     """Three scales of 16, 32 and 64 channels; additive skips; pixel-shuffle on the way up."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = _pair(5, 16)
+        self.enter = nn.Conv2d(5, 16, 3, padding=1)
+        self.first = Block(16)
         self.down_1 = nn.Conv2d(16, 32, 2, 2)
-        self.second = _pair(32, 32)
+        self.second = Block(32)
         self.down_2 = nn.Conv2d(32, 64, 2, 2)
-        self.third = _pair(64, 64)
+        self.third = Block(64)
         self.up_2 = nn.Conv2d(64, 128, 1)
-        self.fourth = _pair(32, 32)
+        self.fourth = Block(32)
         self.up_1 = nn.Conv2d(32, 64, 1)
-        self.fifth = _pair(16, 16)
-        self.last = nn.Conv2d(16, 2, 1)
+        self.fifth = Block(16)
+        self.leave = nn.Conv2d(16 + 5, 2, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        nn.init.normal_(self.last.weight, std=0.01)
+            if isinstance(module, Block):
+                module.outer.weight.data.mul_(0.2)
+        nn.init.normal_(self.leave.weight, std=0.01)
 
     def forward(self, seen: Tensor) -> Tensor:
         """(b, 5, h, w) -> (b, 2, h, w): the noise in units of the level; log of local to global noise."""
-        fine = self.first(seen)
+        fine = self.first(torch.relu(self.enter(seen)))
         middle = self.second(torch.relu(self.down_1(fine)))
         coarse = self.third(torch.relu(self.down_2(middle)))
         middle = self.fourth(functional.pixel_shuffle(self.up_2(coarse), 2) + middle)
         fine = self.fifth(functional.pixel_shuffle(self.up_1(middle), 2) + fine)
-        result: Tensor = self.last(fine)
+        result: Tensor = self.leave(torch.cat([fine, seen], dim=1))
         return result
-
-
-def _pair(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.ReLU(),
-    )
 
 
 def bounded_residual(answer: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,9 @@
 
 On phantoms of the held-out family, scanned in the held-out ranges. The model runs at the strength of
 its manifest, the same for every dose. A baseline runs, per noise level and per metric, at the strength
-that scores best on these very images, which favours the baselines. Exit status 1 if a gate fails. Where $APPLIANCE_TEST_DATA has real CT
-series, real slices with added noise are measured too, without gates.
+that scores best on these very images, which favours the baselines. Exit status 1 if a gate fails.
+Where $APPLIANCE_TEST_DATA has real CT series, real slices with added noise are measured too, without
+gates.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ def scores(image: Image, case: Case) -> dict[str, float]:
     box = ndimage.find_objects(case.body.astype(np.int8))[0]
     shown, truth = np.clip(image[box], *WINDOW), np.clip(case.clean[box], *WINDOW)
     span = WINDOW[1] - WINDOW[0]
+    similarity = structural_similarity(truth, shown, data_range=span)  # type: ignore[no-untyped-call]
     return {
         "rmse_hu": float(np.sqrt(np.mean(error**2))),
         "psnr_db": float(20 * np.log10(span / np.sqrt(np.mean((shown - truth) ** 2)))),
-        "ssim": float(structural_similarity(truth, shown, data_range=span)),
+        "ssim": float(similarity),
     }
 
 
@@ -73,7 +75,8 @@ def model() -> tuple[Callable[[Image, float], Image], float]:
             "x": image[None, None].astype(np.float32),
             "strength": np.full((1, 1), strength, np.float32),
         }
-        return runner.run(inputs)["y"][0, 0]
+        denoised: Image = runner.run(inputs)["y"][0, 0]
+        return denoised
 
     return apply, manifest.task.strength
 

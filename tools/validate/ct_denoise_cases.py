@@ -17,7 +17,7 @@ SIZE = 256
 NOISE_LEVELS: Mapping[str, float] = {"very low": 3.5, "low": 9.0, "medium": 28.0, "high": 90.0}
 """Noise wanted at the centre, in HU; the mean over the body is about 0.6 of it."""
 REAL_SERIES = ("ct/human-lung", "ct/philips-skull-phantom/std-5mm")
-REAL_NOISE_LEVELS: Mapping[str, float] = {"real +low": 10.0, "real +medium": 30.0, "real +high": 90.0}
+REAL_NOISE_LEVELS: Mapping[str, float] = {"real +low": 10.0, "real +medium": 30.0, "real +high": 60.0}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ AIR_HU = -1000.0
 LOWEST_HU = -1500.0
 """No matter has less than -1024 HU; scanners mark what lies outside their circle with far lower values."""
 
+OUTSIDE_CIRCLE = 0.4
+"""The corners outside the circle are 21 % of a square image; more than this below LOWEST_HU is no CT."""
+
 _Voxels = NDArray[np.float32]
 _Mask = NDArray[np.bool_]
 
@@ -48,10 +51,9 @@ def run(
     """
     if not np.isfinite(volume.voxels).all():
         return NotAnalysed(OUT_OF_DISTRIBUTION, "some voxels are not finite numbers")
-    untouched = volume.voxels < LOWEST_HU
-    if volume.padding is not None:
-        untouched |= volume.padding
-    problem = hounsfield_problem(volume.voxels, untouched)
+    padding = np.zeros(volume.voxels.shape, np.bool_) if volume.padding is None else volume.padding
+    untouched = padding | (volume.voxels < LOWEST_HU)
+    problem = hounsfield_problem(volume.voxels, padding)
     if problem is not None:
         return NotAnalysed(OUT_OF_DISTRIBUTION, problem)
 
@@ -75,23 +77,26 @@ def run(
     )
 
 
-def hounsfield_problem(voxels: _Voxels, untouched: _Mask) -> str | None:
+def hounsfield_problem(voxels: _Voxels, padding: _Mask) -> str | None:
     """Why `voxels` cannot be Hounsfield units, or None if they can.
 
     In HU, air lies near -1000 and soft tissue within 200 of 0 (PS3.3 C.11.1.1.2). A series with the
-    wrong rescale slope or intercept moves both.
+    wrong rescale slope or intercept moves both. A field of view inside the body has no air: there,
+    nearly everything must be soft tissue.
     """
-    seen = voxels[~untouched]
+    declared = voxels[~padding]
+    seen = declared[declared >= LOWEST_HU]
     if seen.size == 0:
         return "all voxels are padding"
+    if 1.0 - seen.size / declared.size > OUTSIDE_CIRCLE:
+        return f"too many voxels lie below {LOWEST_HU:.0f}, but air has -1000 HU: the rescale may be wrong"
     tissue = float(np.mean(np.abs(seen) <= 200.0))
-    air = float(np.percentile(seen, 0.1))
-    if air > AIR_HU + 150.0:  # a field of view inside the body, or units that are not HU
-        if tissue < 0.7:
-            return f"the lowest values lie near {air:.0f}, but air has -1000 HU: the rescale may be wrong"
-    elif air < AIR_HU - 250.0:
-        return f"the lowest values lie near {air:.0f}, but air has -1000 HU: the rescale may be wrong"
-    elif tissue < 0.02:
+    dense = float(np.mean(seen > 500.0))
+    lowest = float(np.percentile(seen, 0.1))
+    has_air = lowest <= AIR_HU + 150.0
+    if lowest < AIR_HU - 250.0 or (not has_air and (tissue < 0.7 or dense > 0.15)):
+        return f"the lowest values lie near {lowest:.0f}, but air has -1000 HU: the rescale may be wrong"
+    if has_air and tissue < 0.02:
         return "hardly any voxel lies within 200 HU of water: the rescale may be wrong"
     return None
 
