@@ -19,7 +19,7 @@ from appliance.config.schema import Config
 from appliance.dicom.header import CANNOT_UNDERSTAND, Facts, read_facts
 from appliance.dicom.part10 import file_header, read_meta
 from appliance.dicom.uids import station_device_uid
-from appliance.domain.errors import GiveUp, TryAgain
+from appliance.domain.errors import ApplianceError, GiveUp, TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.types import Instance, Origin
 from appliance.journal.database import Journal
@@ -83,6 +83,11 @@ class Indexer:
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the indexer has stopped, or a fault in it has ended it."""
+        return self._thread.is_alive()
 
     @property
     def is_behind(self) -> bool:
@@ -369,6 +374,7 @@ def serve(config: Config, process: Process) -> None:
     Raises:
         Misconfigured: a port cannot be bound or a certificate cannot be used.
         TryAgain: the journal or the spool cannot be opened.
+        ApplianceError: the indexer ended by itself, so that the process has to be started anew.
     """
     storage = Storage(config)
     indexer = Indexer(config, storage.journal, storage.originals)
@@ -398,6 +404,8 @@ def serve(config: Config, process: Process) -> None:
         process.alive()
         prepare_names(storage.originals)
         receiver.publish(acceptor.origins())
+        if not indexer.is_alive:
+            raise ApplianceError("a fault ended the indexer; see above")
     acceptor.drain()
     deadline = time.monotonic() + _DRAIN_S
     while acceptor.origins() and time.monotonic() < deadline:
