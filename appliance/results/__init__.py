@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from appliance.dicom.codes import ACTIONABLE_WITHIN_HOURS
 from appliance.dicom.outcome import Enhanced, Findings, Identity, NotAnalysed, Outcome
 from appliance.dicom.volume import Volume
+from appliance.domain.errors import GiveUp
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.results.attributes import quiet
 from appliance.results.derived import derive_images
@@ -59,7 +60,7 @@ class Produced:
         """A complete Part-10 file.
 
         Raises:
-            ValueError: the object cannot be written as the standard demands.
+            GiveUp: the object cannot be written as the standard demands.
         """
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = self.dataset.SOPClassUID
@@ -71,7 +72,10 @@ class Produced:
         self.dataset.file_meta = meta
         buffer = io.BytesIO()
         with quiet():
-            dcmwrite(buffer, self.dataset, enforce_file_format=True)
+            try:
+                dcmwrite(buffer, self.dataset, enforce_file_format=True)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise GiveUp(f"the {self.kind} object cannot be written: {type(error).__name__}") from None
         return buffer.getvalue()
 
 
@@ -103,11 +107,15 @@ def write(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Prod
     Nothing comes of `NotAnalysed`: that a model gave no answer is told by the journal.
 
     Raises:
-        GiveUp: the outcome does not fit the volume.
+        GiveUp: the outcome does not fit the volume, or the source cannot be referred to.
     """
     for kind, writer in WRITERS.items():
-        for dataset in writer(outcome, volume, identity):
-            yield Produced(kind, is_urgent(outcome), dataset, identity.station.ae_title)
+        try:
+            for dataset in writer(outcome, volume, identity):
+                yield Produced(kind, is_urgent(outcome), dataset, identity.station.ae_title)
+        except (KeyError, ValueError) as error:
+            # The libraries' messages quote attribute values, which may be a patient's.
+            raise GiveUp(f"no {kind} object can be made of this source: {type(error).__name__}") from None
 
 
 def is_urgent(outcome: Outcome) -> bool:

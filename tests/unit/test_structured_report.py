@@ -15,6 +15,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 from appliance.dicom.codes import NOTICE
 from appliance.dicom.outcome import Findings, Identity
 from appliance.dicom.volume import Volume
+from appliance.domain.errors import GiveUp
 from appliance.results import write
 from tests.dicom_samples import CtSeries, write_series
 from tests.result_samples import ACR_3, HAEMORRHAGE, IDENTITY, findings, revised, sample_volume
@@ -215,3 +216,9 @@ def test_the_finding_is_the_one_of_the_model(tmp_path: Path) -> None:
         finding=replace(HAEMORRHAGE, value="36118008", meaning="Pneumothorax"),
     )
     assert items(report_of(outcome, volume))["Pneumothorax"] == ["52101004"]
+
+
+def test_a_source_of_an_unknown_class_is_given_up(tmp_path: Path) -> None:
+    volume = sample_volume(tmp_path, SERIES.with_attributes(SOPClassUID="1.2.840.113619.4.99"))
+    with pytest.raises(GiveUp):
+        list(write(findings(volume, positive=True), volume, IDENTITY))
