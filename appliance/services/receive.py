@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import queue
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
 
 from appliance.config.schema import Config
 from appliance.dicom.header import CANNOT_UNDERSTAND, Facts, read_facts
-from appliance.dicom.part10 import file_header, read_meta
+from appliance.dicom.part10 import file_header
 from appliance.dicom.uids import station_device_uid
 from appliance.domain.errors import ApplianceError, GiveUp, TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from appliance.domain.types import Instance, Origin
-from appliance.journal.database import Journal
-from appliance.journal.instances import Recorded, record, spool_keys
+from appliance.domain.types import Origin
 from appliance.network.acceptor import (
     CALLED_AE_TITLE_NOT_RECOGNIZED,
     CALLING_AE_TITLE_NOT_RECOGNIZED,
@@ -38,105 +34,20 @@ from appliance.network.acceptor import (
 )
 from appliance.network.reception import Reply, StoreRequest
 from appliance.observe import metrics
-from appliance.observe.log import hashed
-from appliance.observe.process import Process, ring
+from appliance.observe.process import Process
 from appliance.services.admission import OpenAssociations, peer_of
+from appliance.services.indexing import Indexer, make_instance, recover
 from appliance.services.storage import Storage
-from appliance.spool.store import PREAMBLE_BYTES, Content, Draft, Spool
+from appliance.spool.store import PREAMBLE_BYTES, Draft, Spool
 
 SUCCESS = Reply(0x0000)
 _OUT_OF_RESOURCES = 0xA700
 _MISMATCH = 0xA900  # data set does not match SOP class (PS3.4 table B.2-1)
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _COPY_BYTES = 1 << 20
-_BATCH = 200
-_BACKLOG = 20_000
-_RETRY_S = 1.0
 _DRAIN_S = 30.0
 
 _log = logging.getLogger(__name__)
-
-_METRIC_WORDS = {
-    Recorded.NEW: "stored",
-    Recorded.CHANGED_CONTENT: "changed_duplicate",
-    Recorded.DUPLICATE: "duplicate",
-    Recorded.RECORDED: "duplicate",
-    Recorded.OWN_RESULT: "loop",
-}
-
-
-class Indexer:
-    """Writes spooled instances into the journal, many in one transaction, and never loses one.
-
-    Bounded: when the journal cannot be written for long, `add` refuses, so that scanners keep their
-    images instead of the appliance collecting files that it does not forward.
-    """
-
-    def __init__(self, config: Config, journal: Journal, spool: Spool) -> None:
-        self._journal = journal
-        self._spool = spool
-        self._destinations = config.originals_destinations
-        self._run_directory = config.run_directory
-        self._waiting: queue.Queue[Instance | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="indexer", daemon=True)
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        """False once the indexer has stopped, or a fault in it has ended it."""
-        return self._thread.is_alive()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether too much is waiting to be written to take in more."""
-        return self._waiting.qsize() >= _BACKLOG
-
-    def add(self, instance: Instance) -> None:
-        """Write the instance soon."""
-        self._waiting.put(instance)
-
-    def close(self, timeout_s: float) -> None:
-        """Write what is waiting and stop. What does not fit into the time is found at the next start."""
-        self._waiting.put(None)
-        self._thread.join(timeout_s)
-
-    def _work(self) -> None:
-        while True:
-            first = self._waiting.get()
-            batch, last = [first], first is None
-            while len(batch) < _BATCH and not last:
-                try:
-                    batch.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-                last = batch[-1] is None
-            instances = [instance for instance in batch if instance is not None]
-            if instances:
-                self._write(instances)
-            if last:
-                self._journal.close()
-                return
-
-    def _write(self, instances: list[Instance]) -> None:
-        while True:
-            try:
-                with self._journal.write() as connection:
-                    recorded = [record(connection, instance, self._destinations) for instance in instances]
-                break
-            except TryAgain:
-                _log.exception("journal_unavailable", extra={"instances": len(instances)})
-                time.sleep(_RETRY_S)
-        for instance, what in zip(instances, recorded, strict=True):
-            metrics.INSTANCES_RECEIVED.labels(outcome=_METRIC_WORDS[what]).inc()
-            if what is Recorded.CHANGED_CONTENT:
-                _log.warning("changed_content", extra={"instance": hashed(instance.sop_instance_uid)})
-            if not what.keeps_file:
-                self._spool.remove(instance.spool_key)
-        ring(self._run_directory, "forward")
-        ring(self._run_directory, "plan")
 
 
 class Receiver:
@@ -146,7 +57,7 @@ class Receiver:
         self._config = config
         self._open = OpenAssociations(config.run_directory, name)
         self._spool = storage.originals
-        self._quarantine = Spool(config.storage.path / "spool" / "quarantine")
+        self._quarantine = storage.quarantine
         self._indexer = indexer
         self._minimum_free = config.storage.minimum_free_mb * 2**20
         self._device_uid = station_device_uid(config.station.device_serial)
@@ -297,32 +208,6 @@ class StoredObject:
         self.abandon()
 
 
-def make_instance(
-    facts: Facts,
-    transfer_syntax_uid: str,
-    spool_key: str,
-    origin: Origin,
-    content: Content,
-    *,
-    ours: bool,
-) -> Instance:
-    """The journal's record of one spooled data set."""
-    return Instance(
-        sop_instance_uid=facts.sop_instance_uid,
-        sop_class_uid=facts.sop_class_uid,
-        transfer_syntax_uid=transfer_syntax_uid,
-        study_instance_uid=facts.study_instance_uid,
-        series_instance_uid=facts.series_instance_uid,
-        modality=facts.modality,
-        sha256=content.sha256,
-        size=content.size,
-        spool_key=spool_key,
-        origin=origin,
-        facts=facts.to_json(),
-        ours=ours,
-    )
-
-
 def _file_header(request: StoreRequest, origin: Origin) -> bytes:
     return file_header(
         sop_class_uid=request.sop_class_uid,
@@ -332,32 +217,6 @@ def _file_header(request: StoreRequest, origin: Origin) -> bytes:
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
         implementation_version_name=IMPLEMENTATION_VERSION_NAME,
     )
-
-
-def recover(config: Config, storage: Storage, indexer: Indexer) -> int:
-    """Journal every acknowledged file that the journal does not know; returns how many there were.
-
-    Removes what was never finished, and so never acknowledged. A finished file without a row is either
-    such an image or a duplicate that was not removed yet: recording it tells.
-    """
-    with storage.journal.read() as connection:
-        known = spool_keys(connection)
-    device_uid = station_device_uid(config.station.device_serial)
-    recovered = 0
-    for key in storage.originals.abandoned_keys():
-        if key in known:
-            continue
-        content = storage.originals.finished(key)
-        if content is None:
-            storage.originals.remove(key)
-            continue
-        path = storage.originals.path(key)
-        meta, facts = read_meta(path), read_facts(path)
-        origin = Origin(meta.source_ae_title, config.station.ae_title, "")
-        ours = facts.instance_creator_uid == device_uid
-        indexer.add(make_instance(facts, meta.transfer_syntax_uid, key, origin, content, ours=ours))
-        recovered += 1
-    return recovered
 
 
 def prepare_names(spool: Spool) -> None:

@@ -11,12 +11,13 @@ from appliance.spool.store import Spool
 
 
 class Storage:
-    """The journal and the two spools of one process."""
+    """The journal and the spools of one process: originals, results, and what could not be taken."""
 
     def __init__(self, config: Config, durability: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
         root = config.storage.path
         self.originals = Spool(root / "spool" / "originals", config.storage.durability)
         self.results = Spool(root / "spool" / "results", config.storage.durability)
+        self.quarantine = Spool(root / "spool" / "quarantine", config.storage.durability)
         self.journal = Journal(config.journal_path, durability)
 
     def spool_of(self, delivery: Delivery) -> Spool:
