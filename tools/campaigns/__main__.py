@@ -27,7 +27,7 @@ def main() -> int:
     if not os.access(STORESCP, os.X_OK):
         return _say(f"{STORESCP} is missing: install the Debian package dcmtk", 2)
     try:
-        campaign = _crash(arguments.points, arguments.seed)
+        campaign = _crash(arguments.points, arguments.seed, arguments.receivers)
     except RuntimeError as error:
         return _say(str(error), 2)
     text = markdown(campaign)
@@ -45,23 +45,24 @@ def _arguments() -> argparse.Namespace:
     crashes = kinds.add_parser("crash", help="kill random processes at random moments and look for losses")
     crashes.add_argument("--points", type=int, default=30, help="how many crashes (about 6 s each)")
     crashes.add_argument("--seed", type=int, default=1, help="decides stages, victims and series")
+    crashes.add_argument("--receivers", type=int, default=1, help="how many processes receive")
     crashes.add_argument("--json", type=Path, metavar="FILE", help="write every crash to FILE")
     crashes.add_argument("--document", action="store_true", help=f"put the table into {DOCUMENT.name}")
     return parser.parse_args()
 
 
-def _crash(points: int, seed: int) -> Campaign:
+def _crash(points: int, seed: int, receivers: int) -> Campaign:
     """Run the points in a folder that stays if anything was found, so that logs and journal can be read."""
     begin = time.monotonic()
     crashes: list[Crash] = []
     folder = Path(tempfile.mkdtemp(prefix="crash-campaign-"))
     _say(f"works in {folder}")
-    with bench(folder) as made:
+    with bench(folder, receivers=receivers) as made:
         for point in draw_points(made, points, random.Random(seed)):
             crashes.append(crash(made, point))
             _say(_line(crashes[-1]))
         late = last_look(made)
-    campaign = Campaign(seed, tuple(crashes), tuple(late), time.monotonic() - begin)
+    campaign = Campaign(seed, receivers, tuple(crashes), tuple(late), time.monotonic() - begin)
     if not campaign.problems:
         shutil.rmtree(folder)
     return campaign

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tools.campaigns.journal_view import DELIVERED, QUEUED, STAGES, JournalView
 from tools.campaigns.pacs import Pacs
 from tools.campaigns.scanner import Scanner, Series, new_series
-from tools.campaigns.tree import CHILDREN, SUPERVISOR, VICTIMS, Tree
+from tools.campaigns.tree import SUPERVISOR, Tree
 from tools.campaigns.verify import Reference, problems, reference
 from tools.simulate.head_series import write_series
 
@@ -87,10 +86,8 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator[Bench]:
-    """Start PACS and appliance in `folder` and measure undisturbed runs.
-
-    `settings` replaces whole sections of the appliance's configuration, by name.
+def bench(folder: Path, *, receivers: int = 1) -> Iterator[Bench]:
+    """Start PACS and appliance in `folder`, with so many receiving processes, and measure undisturbed runs.
 
     Raises:
         RuntimeError: it does not start, or undisturbed series do not come to their end.
@@ -101,7 +98,7 @@ def bench(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator[B
     }
     pacs = Pacs(folder / "pacs")
     pacs.start()
-    tree = Tree(folder / "appliance", pacs.port, settings)
+    tree = Tree(folder / "appliance", pacs.port, receivers=receivers)
     try:
         tree.start()
         made = Bench(folder, pacs, tree, JournalView(tree.storage), templates)
@@ -153,7 +150,7 @@ def draw_points(bench: Bench, count: int, chance: random.Random) -> Iterator[Poi
     pairs: list[tuple[str, str]] = []
     for number in range(count):
         if not pairs:
-            pairs = [(stage, victim) for stage in AIMS for victim in VICTIMS]
+            pairs = [(stage, victim) for stage in AIMS for victim in bench.tree.names]
             chance.shuffle(pairs)
         stage, victim = pairs.pop()
         visit, lasted_s = chance.choice(bench.visits[stage] or [(0, 0.0)])
@@ -214,7 +211,7 @@ def _calm_down(bench: Bench, series: Series) -> list[str]:
         if time.monotonic() > end:
             return [f"STUCK: after {_PATIENCE_S:g} s still {pending}"]
         time.sleep(0.05)
-    while missing := {SUPERVISOR, *CHILDREN} - set(bench.tree.processes()):
+    while missing := set(bench.tree.names) - set(bench.tree.processes()):
         if time.monotonic() > end:
             return [f"STUCK: after {_PATIENCE_S:g} s not restarted: {', '.join(sorted(missing))}"]
         time.sleep(0.05)

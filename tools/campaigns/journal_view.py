@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,11 +154,9 @@ class JournalView:
         for spool, known in ((self._originals, rows), (self._results, results)):
             files = self._files(spool)
             keys = {row["spool_key"] for row in known}
-            finished = {key for key in files if spool.finished(key)}
             for count, what in (
-                (len(finished - keys), "files without a row"),
-                (len(keys - finished), "rows without a file"),
-                (len(files - finished), "unfinished files"),
+                (len(files - keys), "files without a row"),
+                (len(keys - files), "rows without a file"),
             ):
                 words += [f"{count} {what} in {spool.root.name}"] if count else []
         return ", ".join(words)
@@ -171,4 +169,8 @@ class JournalView:
     @staticmethod
     def _files(spool: Spool) -> set[str]:
         """The keys of all files with something in them; an empty one is a name that was made ahead."""
-        return {path.stem for path in spool.root.glob("*/*.dcm") if path.stat().st_size}
+        sizes = {}
+        for path in spool.root.glob("*/*.dcm"):
+            with suppress(FileNotFoundError):  # removed a moment ago
+                sizes[path.stem] = path.stat().st_size
+        return {key for key, size in sizes.items() if size}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tools.campaigns.crash import Crash
 from tools.campaigns.journal_view import DELIVERED, STAGES
-from tools.campaigns.tree import ROOT, VICTIMS
+from tools.campaigns.tree import ROOT
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- tools/campaign crash writes from here -->\n", "<!-- to here -->"
@@ -19,6 +19,7 @@ class Campaign:
     """Every crash of one campaign, and what the last look at all series found."""
 
     seed: int
+    receivers: int
     crashes: tuple[Crash, ...]
     last_look: tuple[str, ...]
     seconds: float
@@ -39,7 +40,8 @@ def markdown(campaign: Campaign) -> str:
     under_way = sum(1 for one in crashes if one.sending)
     copies = sum(one.copies for one in crashes)
     lines = [
-        f"`tools/campaign crash --points {len(crashes)} --seed {campaign.seed}` took"
+        f"`tools/campaign crash --points {len(crashes)} --seed {campaign.seed}"
+        f" --receivers {campaign.receivers}` took"
         f" {campaign.seconds / 60:.0f} minutes. Crashes by stage of the series and killed process:",
         "",
         *_table(crashes),
@@ -67,12 +69,14 @@ def into_document(document: str, text: str) -> str:
 
 def _table(crashes: tuple[Crash, ...]) -> list[str]:
     counts = Counter((one.stage, one.point.victim) for one in crashes)
+    stages = (*STAGES, DELIVERED)
+    victims = sorted({one.point.victim for one in crashes})
     rows: list[tuple[str | int, ...]] = []
-    for stage in (*STAGES, DELIVERED):
-        row = [counts[stage, victim] for victim in VICTIMS]
+    for stage in stages:
+        row = [counts[stage, victim] for victim in victims]
         rows.append((stage, *row, sum(row)))
-    columns = [sum(counts[stage, victim] for stage in (*STAGES, DELIVERED)) for victim in VICTIMS]
+    columns = [sum(counts[stage, victim] for stage in stages) for victim in victims]
     rows.append(("**all**", *columns, len(crashes)))
-    head = ("stage", *VICTIMS, "**all**")
-    rule = ("---", *("--:" for _ in range(len(VICTIMS) + 1)))
+    head = ("stage", *victims, "**all**")
+    rule = ("---", *("--:" for _ in range(len(victims) + 1)))
     return ["| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows)]

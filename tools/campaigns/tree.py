@@ -18,8 +18,7 @@ from tools.campaigns.pacs import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPERVISOR = "run"
-CHILDREN = ("receive", "plan", "infer", "forward", "monitor")
-VICTIMS = (*CHILDREN, SUPERVISOR)
+_OTHERS = ("plan", "infer", "forward", "monitor")
 _START_S = 120.0
 _STOP_S = 120.0
 _ORPHANS_S = 5.0
@@ -28,7 +27,8 @@ _ORPHANS_S = 5.0
 class Tree:
     """The appliance with its processes, its configuration and storage in `folder`.
 
-    `settings` replaces whole sections of the configuration, by name; `environment` adds variables.
+    `settings` replaces whole sections of the configuration, by name; `environment` adds variables;
+    `receivers` processes receive.
     """
 
     def __init__(
@@ -37,15 +37,19 @@ class Tree:
         pacs_port: int,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        *,
+        receivers: int = 1,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.storage = folder / "var"
         self.port = free_port()
+        more = (f"receive-{number}" for number in range(2, receivers + 1))
+        self.names = ("receive", *more, *_OTHERS, SUPERVISOR)
         self._log = folder / "appliance.log"
         self._config = folder / "site.yaml"
         content: dict[str, Any] = {
             "station": {"ae_title": "EDGE"},
-            "listener": {"host": "127.0.0.1", "port": self.port},
+            "listener": {"host": "127.0.0.1", "port": self.port, "processes": receivers},
             "storage": {"path": "./var", "minimum_free_mb": 16},
             "destinations": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port}},
             "pipelines": [
@@ -97,7 +101,7 @@ class Tree:
                 command = Path(f"/proc/{identifier}/cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found |= {name: identifier for name in CHILDREN if name.encode() in command}
+            found[_name(command)] = identifier
         return found
 
     def kill(self, victim: str) -> list[str]:
@@ -112,7 +116,7 @@ class Tree:
         self._process.wait()
         self._close()
         end = time.monotonic() + _ORPHANS_S
-        while left := [name for name in CHILDREN if _lives(processes.get(name))]:
+        while left := [name for name in self.names if _lives(processes.get(name))]:
             if time.monotonic() > end:
                 return [f"{', '.join(left)} survived the supervisor by {_ORPHANS_S:g} s"]
             time.sleep(0.02)
@@ -132,6 +136,12 @@ class Tree:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
+
+
+def _name(command: list[bytes]) -> str:
+    """`receive` of `python -m appliance receive ...`, `receive-2` of `... receive --number 2 ...`."""
+    _, duty, option, value, *_ = [word.decode() for word in command[command.index(b"appliance") :]]
+    return f"{duty}-{value}" if option == "--number" else duty
 
 
 def _lives(identifier: int | None) -> bool:
