@@ -98,7 +98,7 @@ def check(config: ConfigFile) -> None:
     """Check the configuration and the model packages without starting anything."""
     from appliance.services.packages import load_packages
 
-    with _problems_as_lines():
+    with _problems_as_lines(on_stderr=False):
         load_packages(load(config))
     typer.echo("configuration is valid")
 
@@ -143,13 +143,16 @@ def _work(name: str, config_path: Path, serve: Callable[[Config, Process], None]
 
 
 @contextmanager
-def _problems_as_lines() -> Iterator[None]:
-    """What the administrator can mend is told in lines on standard error, not in a traceback."""
+def _problems_as_lines(*, on_stderr: bool = True) -> Iterator[None]:
+    """What the administrator can mend is told in lines, not in a traceback.
+
+    On standard error, unless the lines are the very answer that was asked for.
+    """
     try:
         yield
     except Misconfigured as error:
         for problem in error.problems:
-            typer.echo(" ".join(problem.split()), err=True)
+            typer.echo(" ".join(problem.split()), err=on_stderr)
         raise typer.Exit(2) from error
     except ApplianceError as error:
         typer.echo(str(error), err=True)

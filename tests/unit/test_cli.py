@@ -85,7 +85,7 @@ def test_check_names_every_mistake_in_one_line_each(site: Site) -> None:
     site.settings["originals"] = ["archive"]
     answer = site.appliance("check")
     assert answer.returncode == 2
-    first, second = answer.stderr.splitlines()
+    first, second = answer.stdout.splitlines()
     assert first.startswith("destinations.pacs.port: 70000 is not a valid port")
     assert second.startswith("originals.0: 'archive' is not the name of a destination")
 
@@ -94,39 +94,41 @@ def test_check_names_every_mistake_in_one_line_each(site: Site) -> None:
 def test_a_missing_model_stops_the_start(site: Site, command: str) -> None:
     site.settings["pipelines"].append({"model": "head-ct-triage", "destinations": ["pacs"]})
     answer = site.appliance(command)
+    said = answer.stdout + answer.stderr
     assert answer.returncode == 2
-    assert answer.stderr.startswith("model head-ct-triage: ")
-    assert answer.stderr.endswith("model.yaml is missing\n")
+    assert said.startswith("model head-ct-triage: ")
+    assert said.endswith("model.yaml is missing\n")
 
 
 @pytest.mark.parametrize("command", ["check", "run", "models"])
 def test_a_changed_model_stops_the_start(site: Site, command: str) -> None:
     (site.package / "model.onnx").write_bytes(b"other weights")
     answer = site.appliance(command)
+    said = answer.stdout + answer.stderr
     assert answer.returncode == 2
-    assert hashlib.sha256(b"other weights").hexdigest() in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+    assert hashlib.sha256(b"other weights").hexdigest() in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_pipeline_may_only_ask_for_what_its_model_has(site: Site) -> None:
     site.settings["pipelines"][0]["threshold"] = 0.5
     answer = site.appliance("check")
     assert answer.returncode == 2
-    assert answer.stderr == "pipelines.0.threshold: ct-denoise is of the kind enhance and has no threshold\n"
+    assert answer.stdout == "pipelines.0.threshold: ct-denoise is of the kind enhance and has no threshold\n"
 
 
 def test_a_damaged_manifest_is_one_line(site: Site) -> None:
     (site.package / "model.yaml").write_text("id: [")
     answer = site.appliance("check")
     assert answer.returncode == 2
-    assert len(answer.stderr.splitlines()) == 1
-    assert "is not valid YAML" in answer.stderr
+    assert len(answer.stdout.splitlines()) == 1
+    assert "is not valid YAML" in answer.stdout
 
 
 def test_a_model_has_one_pipeline(site: Site) -> None:
     site.settings["pipelines"] *= 2
     answer = site.appliance("check")
-    assert (answer.returncode, answer.stderr) == (
+    assert (answer.returncode, answer.stdout) == (
         2,
         "pipelines.1.model: ct-denoise has a pipeline already\n",
     )
