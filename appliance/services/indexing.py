@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from contextlib import suppress
 
 from appliance.config.schema import Config
 from appliance.dicom.header import Facts, read_facts
@@ -147,19 +148,27 @@ def recover(config: Config, storage: Storage, indexer: Indexer) -> int:
             storage.quarantine.remove(key)
     with storage.journal.read() as connection:
         known = spool_keys(connection)
-    device_uid = station_device_uid(config.station.device_serial)
     recovered = 0
     for key in storage.originals.abandoned_keys():
         if key in known:
             continue
-        content = storage.originals.finished(key)
-        if content is None:
-            storage.originals.remove(key)
-            continue
-        path = storage.originals.path(key)
-        meta, facts = read_meta(path), read_facts(path)
-        origin = Origin(meta.source_ae_title, config.station.ae_title, "")
-        ours = facts.instance_creator_uid == device_uid
-        indexer.add(make_instance(facts, meta.transfer_syntax_uid, key, origin, content, ours=ours))
-        recovered += 1
+        # A receiver that lives may remove a duplicate of its own at this very moment.
+        with suppress(FileNotFoundError):
+            instance = _recover(config, storage.originals, key)
+            if instance is None:
+                storage.originals.remove(key)
+            else:
+                indexer.add(instance)
+                recovered += 1
     return recovered
+
+
+def _recover(config: Config, spool: Spool, key: str) -> Instance | None:
+    """What is to be journalled of a file, or None if it was never finished."""
+    content = spool.finished(key)
+    if content is None:
+        return None
+    meta, facts = read_meta(spool.path(key)), read_facts(spool.path(key))
+    origin = Origin(meta.source_ae_title, config.station.ae_title, "")
+    ours = facts.instance_creator_uid == station_device_uid(config.station.device_serial)
+    return make_instance(facts, meta.transfer_syntax_uid, key, origin, content, ours=ours)

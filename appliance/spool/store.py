@@ -8,8 +8,8 @@ An unfinished draft therefore has a name like a finished file. What tells them a
 record in the DICOM preamble (PS3.10 7.1 leaves its 128 bytes to the application): lengths and checksums of
 what follows, written last. A file without a valid one was never acknowledged.
 
-Layout: `<batch>/<batch>-<number>.dcm`, and `<batch>/lock`, which the writing process holds until it ends, so
-that another process leaves the batch alone.
+Layout: `<batch>/<batch>-<number>.dcm`, and `<batch>/lock`, which the writing process holds until all drafts
+of the batch have ended, so that another process leaves them alone.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ class Content:
     start: int
     size: int
     sha256: str
+
+
+@dataclass
+class _Batch:
+    """The lock of a folder of names, and how many drafts under these names have not ended yet."""
+
+    lock: int
+    drafts: int = _BATCH
 
 
 class Draft:
@@ -106,12 +114,14 @@ class Draft:
             self.abandon()
             raise self._spool.trouble(error) from error
         os.close(self._descriptor)
+        self._spool.release(self.key)
         return self.key
 
     def abandon(self) -> None:
         """Remove the file."""
         os.close(self._descriptor)
         self._spool.remove(self.key)
+        self._spool.release(self.key)
 
 
 class Spool:
@@ -123,7 +133,7 @@ class Spool:
         root.mkdir(parents=True, exist_ok=True)
         self._names: deque[str] = deque()
         self._lock = threading.Lock()
-        self._batches: dict[str, int] = {}
+        self._batches: dict[str, _Batch] = {}
 
     def draft(self, header: bytes = b"") -> Draft:
         """Begin a file with what stands between preamble and content.
@@ -177,6 +187,15 @@ class Spool:
         """Remove a file that nothing refers to; one that is gone already is fine."""
         self.path(key).unlink(missing_ok=True)
 
+    def release(self, key: str) -> None:
+        """A draft has ended. The last one of a batch lets go of its lock, lest descriptors run out."""
+        name = key.partition("-")[0]
+        with self._lock:
+            batch = self._batches[name]
+            batch.drafts -= 1
+            if batch.drafts == 0:
+                os.close(self._batches.pop(name).lock)
+
     def abandoned_keys(self) -> Iterator[str]:
         """The keys of all files that no running process is writing or may still write.
 
@@ -223,7 +242,7 @@ class Spool:
         folder.mkdir()
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._batches[batch] = lock
+        self._batches[batch] = _Batch(lock)
         folder = folder.rename(self.root / batch)
         names = [f"{batch}-{number:04d}" for number in range(_BATCH)]
         for name in names:

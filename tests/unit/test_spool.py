@@ -189,3 +189,14 @@ def test_removing_is_idempotent(tmp_path: Path) -> None:
 
 def test_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
     assert 0 < Spool(tmp_path).free_bytes() < 2**60
+
+
+def test_a_spool_that_has_written_much_holds_few_descriptors(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", "os")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(300):
+        if number % 2:
+            spool.put((b"content",))
+        else:
+            spool.draft().abandon()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
