@@ -5,6 +5,7 @@ Everything here is read from the files that the PACS wrote; the appliance is not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ SUMMARY = "111017"  # CAD Processing and Findings Summary
 WITH_FINDINGS = "111242"  # All algorithms succeeded; with findings
 WITHOUT_FINDINGS = "111241"
 CERTAINTIES = ("111012", "122157")  # Certainty of Finding; Probability
-PARAMETERS = "111002"
+PARAMETERS = "111002"  # Algorithm Parameters
+THRESHOLD = re.compile(r"threshold=([0-9.]+) %")
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ def read_report(path: Path, header: Dataset) -> Report | None:
             positive = {WITH_FINDINGS: True, WITHOUT_FINDINGS: False}.get(code)
         elif name in CERTAINTIES:
             score = float(item.MeasuredValueSequence[0].NumericValue)
-        elif name == PARAMETERS and str(item.TextValue).startswith("threshold="):
-            threshold = float(str(item.TextValue).removeprefix("threshold=").removesuffix("%"))
+        elif name == PARAMETERS and (found := THRESHOLD.fullmatch(str(item.TextValue))):
+            threshold = float(found[1])
     if positive is None or score is None or threshold is None:
         return None
     return Report(path, positive, score, threshold)

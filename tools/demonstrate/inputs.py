@@ -79,7 +79,7 @@ def simulated_series(folder: Path, *, seed: int) -> list[Series]:
     """A head with a bleed and one without, written into `folder`."""
     heads = []
     for bleed in (False, True):
-        name = f"simulated head CT, {'with' if bleed else 'without'} a bleed"
+        name = f"simulated head, {'bleed' if bleed else 'no bleed'}"
         paths = write_series(folder / ("bleed" if bleed else "clear"), seed=seed, bleed=bleed)
         heads += _by_series(paths, bleed=bleed, name=name)
     return heads

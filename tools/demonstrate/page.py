@@ -63,9 +63,9 @@ def _head(result: Result) -> str:
         '<p class="soft">A scanner, the appliance and a PACS on one machine. Every figure and picture below '
         "comes from the files that the PACS received.</p>"
         f"{verdict}"
-        '<div class="flow"><div>scanner</div><i>DICOM &rarr;</i><div><b>appliance</b>: store, journal, '
-        "forward, enhance, triage</div><i>DICOM &rarr;</i><div>PACS: originals, enhanced series, reports, "
-        "heat-map cards</div></div>"
+        '<div class="flow"><div>scanner</div><i>DICOM &rarr;</i><div><b>appliance</b>: store, forward, '
+        "enhance, triage</div><i>DICOM &rarr;</i><div>PACS: originals, enhanced series, reports, "
+        "cards</div></div>"
         '<div class="notice"><b>Not for diagnosis.</b> The heads are simulated. The models were trained on '
         "simulated data only; their scores say nothing about patients.</div>"
     )

@@ -15,9 +15,9 @@ from pydicom import Dataset, dcmread
 from tools.demonstrate.evidence import Arrived, Derived
 
 BRAIN_WINDOW = (40.0, 80.0)
-DIFFERENCE_HU = 15.0
+DIFFERENCE_HU = 10.0
 """The difference that is drawn in full colour."""
-SIDE = 360
+SIDE = 400
 
 _LESS, _NONE, _MORE = (64, 132, 255), (18, 20, 24), (255, 122, 60)
 
@@ -50,13 +50,14 @@ def comparison(arrived: Arrived) -> Comparison | None:
     pair = pairs[index]
     original = dcmread(arrived.originals[pair.source_uid])
     before, after = hounsfield(original), hounsfield(dcmread(pair.path))
-    change = after - before
+    change, shown = after - before, _body(before)
+    window = _window(original, arrived)
     tissue = (before > -20) & (before < 100)
     return Comparison(
         caption=f"image {index + 1} of {len(pairs)}",
-        before=data_uri(_grey(before, _window(original, arrived))),
-        after=data_uri(_grey(after, _window(original, arrived))),
-        difference=data_uri(_signed(change)),
+        before=data_uri(_grey(before[shown], window)),
+        after=data_uri(_grey(after[shown], window)),
+        difference=data_uri(_signed(change[shown])),
         mean_change_hu=float(np.abs(change).mean()),
         largest_change_hu=float(np.abs(change).max()),
         noise_before_hu=_noise(before, tissue),
@@ -97,6 +98,22 @@ def _window(image: Dataset, arrived: Arrived) -> tuple[float, float]:
         return 40.0, 400.0
     first = [value[0] if hasattr(value, "__getitem__") else value for value in (centre, width)]
     return float(first[0]), max(1.0, float(first[1]))
+
+
+def _body(values: NDArray[np.float32]) -> tuple[slice, slice]:
+    """The square around what is not air, so that little of the picture is black.
+
+    Rows and columns with only a few such pixels, as the head holder's, do not count.
+    """
+    inside = values > -300
+    ranges = []
+    for axis in (1, 0):
+        lines = np.flatnonzero(inside.mean(axis=axis) > 0.05)
+        ranges.append((int(lines[0]), int(lines[-1])) if lines.size else (0, values.shape[1 - axis] - 1))
+    half = max(high - low for low, high in ranges) // 2 + 8
+    centres = [(low + high) // 2 for low, high in ranges]
+    rows, columns = (slice(max(0, centre - half), centre + half) for centre in centres)
+    return rows, columns
 
 
 def _grey(values: NDArray[np.float32], window: tuple[float, float]) -> Image.Image:

@@ -16,6 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tools.demonstrate.evidence import Evidence
 from tools.demonstrate.inputs import Series, scanner_series, simulated_series
@@ -82,8 +83,8 @@ def _run(folder: Path, console: Console, report: Path) -> Result:
     table = rows(evidence, first_sent)
     ends = [first_sent[row.series.uid] + row.seconds for row in table if row.seconds is not None]
     seconds = max(ends) - min(first_sent.values()) if ends else 0.0
-    # The heads are what people look for first.
-    table.sort(key=lambda row: row.series.bleed is None)
+    # The heads are what people look for first, and of those the bleed.
+    table.sort(key=lambda row: (row.series.bleed is None, not row.series.bleed))
     result = Result(table, problems, skips, seconds)
     write_page(report, result, evidence)
     return result
@@ -111,16 +112,17 @@ def _skips(site: Site) -> list[str]:
 
 
 def _table(result: Result) -> Table:
-    table = Table(title="At the PACS", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("series", overflow="ellipsis", no_wrap=True)
-    for name in ("images in", "forwarded", "enhanced"):
-        table.add_column(name, justify="right", min_width=len(name))
-    table.add_column("triage", no_wrap=True, min_width=16)
-    table.add_column("seconds", justify="right", min_width=7)
+    table = Table(title="At the PACS", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Only the first column gives way on a narrow terminal.
+    table.add_column("series")
+    for name in ("images\nin", "forwarded", "enhanced"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("triage", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     for row in result.rows:
         style = "red" if row.problems else "bold" if row.triage.startswith("positive") else None
         table.add_row(
-            escape(row.series.name),
+            Text(row.series.name, no_wrap=True, overflow="ellipsis"),
             str(len(row.series.images)),
             str(row.forwarded),
             str(row.enhanced) if row.enhanced else "-",
