@@ -6,6 +6,7 @@ import logging
 import socket
 
 from pynetdicom import _config
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 
 # pynetdicom's own handlers format every PDU, and can put identifiers into a log.
@@ -21,3 +22,14 @@ def tune_socket(event: Event) -> None:
     if transport is not None and transport.socket is not None:
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def keep_responses(association: Association) -> None:
+    """Leave the responses of the peer to whoever waits for them.
+
+    The association's own thread looks for requests of the peer on the same queue. It is told to pause while
+    a response is awaited, but may miss that under load, take the response and drop it: the sender then
+    waits for its whole time-out. A storage SCP makes no requests, so that thread needs to find none.
+    """
+    take = association.dimse.get_msg
+    association.dimse.get_msg = lambda block=False: take(block) if block else (None, None)  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ from pynetdicom.association import Association
 from appliance.domain.errors import TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.types import Postponed, Refused, SendResult, Stored
-from appliance.network.library import tune_socket
+from appliance.network.library import keep_responses, tune_socket
 
 MAXIMUM_CONTEXTS = 128
 _HIGH, _MEDIUM = 1, 0  # (0000,0700), PS3.7 E.1; pynetdicom's own default is LOW
@@ -61,6 +61,7 @@ class StoreAssociation:
             ae_title=peer.ae_title,
             evt_handlers=handlers,
         )
+        keep_responses(self._association)
         self._message_id = 0
         # A peer that accepts the association and none of its contexts is aborted by the library, but
         # it is there, and each object is refused on its own.
