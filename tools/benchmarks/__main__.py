@@ -1,0 +1,80 @@
+"""`tools/bench KIND`: measure, print the tables, write JSON and docs/benchmarks.md if asked to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.benchmarks import receive, spool
+from tools.benchmarks.receivers import NotStarted
+from tools.benchmarks.report import DOCUMENT, Report, show, write_document
+from tools.benchmarks.sender import DCMSEND, NotSent
+from tools.benchmarks.stream import Refused
+
+
+def main() -> int:
+    """Run one benchmark; returns 0, or 2 if it could not be run."""
+    arguments = _arguments()
+    if arguments.kind == "receive" and not os.access(DCMSEND, os.X_OK):
+        _say(f"{DCMSEND} is missing: install the Debian package dcmtk")
+        return 2
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.folder) as folder:
+            report = _measure(arguments, Path(folder))
+    except (NotStarted, NotSent, Refused) as error:
+        _say(str(error))
+        return 2
+    show(report)
+    if arguments.json is not None:
+        arguments.json.write_text(report.to_json(), encoding="utf-8")
+    if arguments.document:
+        write_document(arguments.kind, report)
+    return 0
+
+
+def _measure(arguments: argparse.Namespace, folder: Path) -> Report:
+    command = " ".join(["tools/bench", arguments.kind])
+    if arguments.kind == "spool":
+        command += f" --objects {arguments.objects}"
+        return spool.benchmark(folder, objects=arguments.objects, command=command)
+    command += f" --runs {arguments.runs} --images {arguments.images}"
+    return receive.benchmark(
+        folder,
+        runs=arguments.runs,
+        images=arguments.images,
+        past=arguments.past,
+        command=command,
+        say=_say,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    receiving = kinds.add_parser("receive", help="receiving beside DCMTK, pynetdicom and Orthanc")
+    receiving.add_argument("--runs", type=int, default=5, help="alternated runs of each case")
+    receiving.add_argument("--images", type=int, default=400, help="CT slices of 512 KiB in each run")
+    receiving.add_argument(
+        "--past", type=int, default=1_000_000, help="instances in the journal that is not empty; 0: no such"
+    )
+    spooling = kinds.add_parser("spool", help="ways to make a file durable")
+    spooling.add_argument("--objects", type=int, default=200, help="files of 525 kB for each way")
+    for one in (receiving, spooling):
+        one.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+        one.add_argument("--document", action="store_true", help=f"put the tables into {DOCUMENT.name}")
+        one.add_argument(
+            "--folder", type=Path, metavar="DIR", help="use a new folder in DIR: it decides on the disk"
+        )
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
