@@ -1,4 +1,4 @@
-"""`tools/campaign crash`: run crash points, print the table, say whether anything was lost or doubled."""
+"""`tools/campaign crash` and `fuzz`: run a campaign, print its table, say whether anything was found."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from tools.campaigns import fuzz
 from tools.campaigns.crash import Crash, bench, crash, draw_points, last_look
 from tools.campaigns.pacs import STORESCP
 from tools.campaigns.report import DOCUMENT, Campaign, into_document, markdown
@@ -24,19 +25,24 @@ def main() -> int:
     arguments = _arguments()
     # So that an end by SIGTERM takes the appliance and the PACS along, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if not os.access(STORESCP, os.X_OK):
-        return _say(f"{STORESCP} is missing: install the Debian package dcmtk", 2)
-    try:
-        campaign = _crash(arguments.points, arguments.seed, arguments.receivers)
-    except RuntimeError as error:
-        return _say(str(error), 2)
-    text = markdown(campaign)
+    campaign: Campaign | fuzz.Fuzz
+    if arguments.kind == "fuzz":
+        campaign = fuzz.run(arguments.inputs, arguments.seed, lambda done: _say(f"{done} inputs"))
+        text, found = fuzz.markdown(campaign), campaign.faults
+    else:
+        if not os.access(STORESCP, os.X_OK):
+            return _say(f"{STORESCP} is missing: install the Debian package dcmtk", 2)
+        try:
+            campaign = _crash(arguments.points, arguments.seed, arguments.receivers)
+        except RuntimeError as error:
+            return _say(str(error), 2)
+        text, found = markdown(campaign), campaign.problems
     _say(text)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(asdict(campaign), indent=2) + "\n")
     if arguments.document:
-        DOCUMENT.write_text(into_document(DOCUMENT.read_text(), text))
-    return 1 if campaign.problems else 0
+        DOCUMENT.write_text(into_document(DOCUMENT.read_text(), text, arguments.kind))
+    return 1 if found else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,8 +52,12 @@ def _arguments() -> argparse.Namespace:
     crashes.add_argument("--points", type=int, default=30, help="how many crashes (about 6 s each)")
     crashes.add_argument("--seed", type=int, default=1, help="decides stages, victims and series")
     crashes.add_argument("--receivers", type=int, default=1, help="how many processes receive")
-    crashes.add_argument("--json", type=Path, metavar="FILE", help="write every crash to FILE")
-    crashes.add_argument("--document", action="store_true", help=f"put the table into {DOCUMENT.name}")
+    inputs = kinds.add_parser("fuzz", help="feed broken PDUs and command sets to the receiver's parser")
+    inputs.add_argument("--inputs", type=int, default=1_000_000, help="how many (thousands a second)")
+    inputs.add_argument("--seed", type=int, default=1, help="decides every input")
+    for kind in (crashes, inputs):
+        kind.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
+        kind.add_argument("--document", action="store_true", help=f"put the table into {DOCUMENT.name}")
     return parser.parse_args()
 
 

@@ -11,7 +11,7 @@ from tools.campaigns.journal_view import DELIVERED, STAGES
 from tools.campaigns.tree import ROOT
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
-_BEGIN, _END = "<!-- tools/campaign crash writes from here -->\n", "<!-- to here -->"
+_END = "<!-- to here -->"
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ def markdown(campaign: Campaign) -> str:
     return "\n".join([*lines, *(f"- {count} x {problem}" for problem, count in sorted(found.items()))])
 
 
-def into_document(document: str, text: str) -> str:
-    """`document` with `text` in the place that is kept for it."""
-    before, _, rest = document.partition(_BEGIN)
+def into_document(document: str, text: str, kind: str) -> str:
+    """`document` with `text` in the place that is kept for campaigns of this kind."""
+    begin = f"<!-- tools/campaign {kind} writes from here -->\n"
+    before, _, rest = document.partition(begin)
     _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}{text}\n{_END}{after}"
+    return f"{before}{begin}{text}\n{_END}{after}"
 
 
 def _table(crashes: tuple[Crash, ...]) -> list[str]:

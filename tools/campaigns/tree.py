@@ -101,7 +101,9 @@ class Tree:
                 command = Path(f"/proc/{identifier}/cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found[_name(command)] = identifier
+            name = _name(command)
+            if name in self.names and name != SUPERVISOR:  # else it is dead, or was forked a moment ago
+                found[name] = identifier
         return found
 
     def kill(self, victim: str) -> list[str]:
@@ -140,7 +142,10 @@ class Tree:
 
 def _name(command: list[bytes]) -> str:
     """`receive` of `python -m appliance receive ...`, `receive-2` of `... receive --number 2 ...`."""
-    _, duty, option, value, *_ = [word.decode() for word in command[command.index(b"appliance") :]]
+    words = [word.decode() for word in command]
+    if "appliance" not in words:
+        return ""
+    _, duty, option, value, *_ = words[words.index("appliance") :]
     return f"{duty}-{value}" if option == "--number" else duty
 
 
