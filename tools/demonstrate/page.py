@@ -110,9 +110,10 @@ def _series(row: Row, arrived: Arrived) -> str:
     caption = "The card with the heat map, as the PACS received it"
     cards = "".join(f'<div class="heat">{_figure(card(found), caption)}</div>' for found in arrived.cards)
     flag = "alert" if row.triage.startswith("positive") else "soft"
+    when = "" if row.triage_seconds is None else f", at the PACS after {row.triage_seconds:.1f} s"
     return (
         f'<section class="series"><h3>{escape(row.series.name)}</h3>'
-        f'<p class="{flag}">Triage: {escape(row.triage)}</p>'
+        f'<p class="{flag}">Triage: {escape(row.triage)}{when}</p>'
         f'<div class="pictures">{figures}</div>'
         f'<p class="soft">Noise in soft tissue {shown.noise_before_hu:.1f} HU before, '
         f"{shown.noise_after_hu:.1f} HU after; mean change {shown.mean_change_hu:.1f} HU, "

@@ -17,13 +17,17 @@ JOBS_FINISHED = "appliance_jobs_finished_total"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `seconds` run from the first image sent to the last object at the PACS."""
+    """One line of the table.
+
+    `seconds` run from the first image sent to the last object at the PACS, `triage_seconds` to the report.
+    """
 
     series: Series
     forwarded: int
     enhanced: int
     triage: str
     seconds: float | None
+    triage_seconds: float | None
     problems: tuple[str, ...]
 
     def as_json(self) -> dict[str, str | int | float | bool | list[str] | None]:
@@ -37,6 +41,7 @@ class Row:
             "enhanced": self.enhanced,
             "triage": self.triage,
             "seconds": self.seconds,
+            "triage_seconds": self.triage_seconds,
             "problems": list(self.problems),
         }
 
@@ -75,18 +80,22 @@ def general_problems(evidence: Evidence, counted: Mapping[tuple[str, ...], float
 
 def _row(arrived: Arrived, first_sent: float | None) -> Row:
     problems = [*_originals(arrived), *_enhanced(arrived), *_triage(arrived)]
-    seconds = None
-    if first_sent is not None and arrived.files:
-        last = max(path.stat().st_mtime for path in arrived.files)
-        seconds = round(max(0.0, last - first_sent), 1)
     return Row(
         series=arrived.series,
         forwarded=len(arrived.originals),
         enhanced=len(arrived.derived),
         triage=_outcome(arrived),
-        seconds=seconds,
+        seconds=_seconds(first_sent, arrived.files),
+        triage_seconds=_seconds(first_sent, [report.path for report in arrived.reports]),
         problems=tuple(problems),
     )
+
+
+def _seconds(first_sent: float | None, files: list[Path]) -> float | None:
+    """From the first image sent to the arrival of the last of `files`."""
+    if first_sent is None or not files:
+        return None
+    return round(max(0.0, max(path.stat().st_mtime for path in files) - first_sent), 1)
 
 
 def _outcome(arrived: Arrived) -> str:
