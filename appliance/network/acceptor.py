@@ -24,6 +24,7 @@ from appliance.domain.errors import Misconfigured
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.types import Origin
 from appliance.network.library import tune_socket
+from appliance.network.limits import Limits
 from appliance.network.negotiation import storage_contexts
 from appliance.network.reception import Incoming, StoreRequest
 from appliance.network.server import StoreServer
@@ -56,14 +57,6 @@ class Listener:
     port: int
     shared: bool
     tls: ssl.SSLContext | None = None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one acceptor."""
-
-    pdu_bytes: int
-    idle_s: float
 
 
 def tls_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
@@ -103,6 +96,7 @@ class Acceptor:
         rejected: Callable[[str], None],
         misbehaved: Callable[[str], None],
     ) -> None:
+        self._limits = limits
         self._admit = admit
         self._begin = begin
         self._misbehaved = misbehaved
@@ -142,6 +136,7 @@ class Acceptor:
                 handlers,
                 tls=listener.tls,
                 shared=listener.shared,
+                limits=self._limits,
                 begin=lambda request, association: self._begin(request, _origin(association)),
                 misbehaved=self._misbehaved,
             )
@@ -199,6 +194,7 @@ class Acceptor:
     def _on_store(self, event: Event) -> Dataset:
         """The library's own way of receiving, for a version whose internals are not known."""
         request: Any = event.request
+        data_set = event.encoded_dataset(include_meta=False)
         incoming = self._begin(
             StoreRequest(
                 str(request.AffectedSOPClassUID),
@@ -207,7 +203,7 @@ class Acceptor:
             ),
             _origin(event.assoc),
         )
-        incoming.write(memoryview(event.encoded_dataset(include_meta=False)))
+        incoming.write(memoryview(data_set))
         reply = incoming.finish()
         response = Dataset()
         response.Status = reply.status

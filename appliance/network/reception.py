@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pynetdicom.presentation import PresentationContext
 
+from appliance.network.limits import SLOWEST_BYTES_PER_S, Limits
 from appliance.network.messages import (
     C_STORE_RQ,
     Command,
@@ -25,9 +26,6 @@ from appliance.network.negotiation import is_storage
 
 _LONGEST_COMMAND = 64 * 1024
 _LONGEST_OTHER_DATA_SET = 16 * 1024 * 1024
-_STALL_S = 60.0
-_GRACE_S = 120.0
-_SLOWEST_BYTES_PER_S = 4096.0
 _ERROR_COMMENT_CHARACTERS = 64
 _LAST, _COMMAND_LAST = 0x02, 0x03  # message control headers (PS3.8 E.2)
 
@@ -91,11 +89,13 @@ class Reception:
         begin: Callable[[StoreRequest], Incoming],
         hand_on: Callable[[int, int, bytes], None],
         respond: Callable[[bytes], None],
+        limits: Limits,
     ) -> None:
         self._contexts = contexts
         self._begin = begin
         self._hand_on = hand_on
         self._respond = respond
+        self._limits = limits
         self._message: _Message | None = None
         self._progress_s = time.monotonic()
 
@@ -126,8 +126,9 @@ class Reception:
         if self._message is None:
             return
         now = time.monotonic()
-        allowed_s = _GRACE_S + self._message.received / _SLOWEST_BYTES_PER_S
-        if now - self._progress_s > _STALL_S or now - self._message.started_s > allowed_s:
+        allowed_s = self._limits.message_s + self._message.received / SLOWEST_BYTES_PER_S
+        stalled = now - self._progress_s > self._limits.stall_s
+        if stalled or now - self._message.started_s > allowed_s:
             raise ProtocolError("slow", "a message takes too long")
 
     def abandon(self) -> None:
@@ -153,7 +154,9 @@ class Reception:
         context = self._contexts().get(message.context_id)
         if context is None or context.abstract_syntax is None:
             raise ProtocolError("context_id", "a message names a context that was not accepted")
-        if command.field == C_STORE_RQ and command.has_data_set and is_storage(context.abstract_syntax):
+        if command.field == C_STORE_RQ and is_storage(context.abstract_syntax):
+            if not command.has_data_set:
+                raise ProtocolError("command_set", "a C-STORE request announces no data set")
             syntax = str(context.transfer_syntax[0])
             message.incoming = self._begin(
                 StoreRequest(command.sop_class_uid, command.sop_instance_uid, syntax)

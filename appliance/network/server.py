@@ -18,10 +18,10 @@ from pynetdicom.events import EventHandlerType
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from appliance.network.association import AcceptedAssociation
+from appliance.network.limits import Limits
 from appliance.network.reception import Incoming, StoreRequest
 from appliance.network.upper_layer import UpperLayer, is_checked, set_ticks
 
-_HANDSHAKE_DEADLINE_S = 8.0
 _BACKLOG = 256
 _CONNECTIONS_PER_ADDRESS = 256
 """Open connections from one address, associated or not: far more than any scanner needs."""
@@ -47,9 +47,11 @@ class StoreServer(ThreadedAssociationServer):
         *,
         tls: ssl.SSLContext | None,
         shared: bool,
+        limits: Limits,
         begin: Callable[[StoreRequest, Association], Incoming],
         misbehaved: Callable[[str], None],
     ) -> None:
+        self.limits = limits
         self.begin = begin
         self.misbehaved = misbehaved
         self._shared = shared
@@ -76,7 +78,7 @@ class StoreServer(ThreadedAssociationServer):
         """Accept a connection; its TLS handshake happens in a thread of its own."""
         assert self.socket is not None
         connection, address = self.socket.accept()
-        connection.settimeout(_HANDSHAKE_DEADLINE_S)
+        connection.settimeout(self.limits.handshake_s)
         if self.ssl_context:
             connection = self.ssl_context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
@@ -131,7 +133,6 @@ class StoreHandler(RequestHandler):
         association = AcceptedAssociation(self.ae, ended=lambda: server.closed(address))
         # The library finds its associations by this name.
         association.name = f"AcceptorThread@{address}:{self.client_address[1]}"
-        association._server = server
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size
         acceptor.ae_title = server.ae_title
@@ -143,7 +144,11 @@ class StoreHandler(RequestHandler):
         for event, handlers in server._handlers.items():
             for function, arguments in handlers if isinstance(handlers, list) else [handlers]:
                 association.bind(event, function, arguments)
-        association.dul = UpperLayer(association, association.wake, server.begin, server.misbehaved)
-        set_ticks(self.request)
+        # The upper layer keeps this deadline, and wakes the association when it has ended.
+        association.acse_timeout = None
+        association.dul = UpperLayer(
+            association, association.wake, server.begin, server.misbehaved, server.limits
+        )
+        set_ticks(self.request, server.limits.tick_s)
         association.set_socket(AssociationSocket(association, client_socket=self.request))
         return association

@@ -28,20 +28,21 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
+from appliance.network.limits import Limits
 from appliance.network.messages import A_ABORT, A_ASSOCIATE_RQ, P_DATA_TF, ProtocolError
 from appliance.network.reception import Incoming, Reception, StoreRequest
 
 CHECKED = ("3.0",)
 """Versions of pynetdicom whose internals this module was checked against."""
 
-ESTABLISHED = "Sta6"
+AWAITING_REQUEST, ESTABLISHED, CLOSING = "Sta2", "Sta6", "Sta13"
 _HEADER = struct.Struct(">BBI")
 _LONGEST_ASSOCIATE = 1024 * 1024
 _LONGEST_OTHER = 1024
-_TICK_S = 5  # granularity of the deadlines inside one read
-_PDU_DEADLINE_S = 60.0
 _LOOK_S = 1.0
 _IDLE_S = 30.0
+_MOST_WAITING = 16
+"""Messages for the library that may wait before no more are read: PS3.7 D.3.3.3 lets a peer send one."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,16 +52,19 @@ def is_checked() -> bool:
     return pynetdicom.__version__.startswith(tuple(f"{version}." for version in CHECKED))
 
 
-def set_ticks(connection: socket.socket) -> None:
+def set_ticks(connection: socket.socket, tick_s: float) -> None:
     """Let no read or write on the connection sleep for longer than one tick, so that deadlines are seen.
 
     A plain socket leaves the waiting to the kernel, which costs nothing; TLS has to do its own.
     """
     if isinstance(connection, ssl.SSLSocket):
-        connection.settimeout(_TICK_S)
+        connection.settimeout(tick_s)
         return
+    seconds, fraction = divmod(tick_s, 1.0)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _TICK_S, 0))
+        connection.setsockopt(
+            socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
+        )
 
 
 class UpperLayer(DULServiceProvider):
@@ -72,16 +76,20 @@ class UpperLayer(DULServiceProvider):
         wake_association: Callable[[], None],
         begin: Callable[[StoreRequest, Association], Incoming],
         misbehaved: Callable[[str], None],
+        limits: Limits,
     ) -> None:
         super().__init__(association)
         self.daemon = True
         self._wake_association = wake_association
         self._misbehaved = misbehaved
+        self._limits = limits
+        self.artim_timer.timeout = limits.request_s
         self._reception = Reception(
             lambda: association._accepted_cx,
             lambda request: begin(request, association),
             self._hand_on,
             self._respond,
+            limits,
         )
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
@@ -122,6 +130,10 @@ class UpperLayer(DULServiceProvider):
             self._hang_up()
         finally:
             self._reception.abandon()
+            if self.socket is not None:
+                self.socket.close()
+            # The association's thread waits here for an A-ASSOCIATE-RQ, and without end.
+            self.to_user_queue.put(None)
             self._wake_association()
             with self._bell_lock:
                 self._bell_is_open = False
@@ -129,8 +141,10 @@ class UpperLayer(DULServiceProvider):
 
     def _step(self) -> None:
         if self.artim_timer.expired:
+            if self.state_machine.current_state == AWAITING_REQUEST:
+                self._misbehaved("silent")
             self.event_queue.put("Evt18")
-        if not self._process_recv_primitive():
+        elif not self._process_recv_primitive():
             self._receive()
         try:
             event = self.event_queue.get_nowait()
@@ -142,14 +156,17 @@ class UpperLayer(DULServiceProvider):
     def _receive(self) -> None:
         """Read one PDU if there is one; wait for it if there is nothing else to do."""
         connection = self.socket.socket if self.socket is not None else None
-        if connection is None:
+        if connection is None or self.assoc.dimse.msg_queue.qsize() >= _MOST_WAITING:
             self._poll(None, 0.0 if self.event_queue.qsize() else _LOOK_S)
             return
-        closing = self.state_machine.current_state == "Sta13"
+        closing = self.state_machine.current_state == CLOSING
         busy = closing or self.event_queue.qsize() > 0
         if self._poll(connection, 0.0 if busy else self._patience_s()):
             self._idle_timer.restart()
-            self._read_pdu(connection)
+            if closing:
+                self._discard(connection)
+            else:
+                self._read_pdu(connection)
         elif closing and self.socket is not None:
             self.socket.close()
         else:
@@ -176,20 +193,33 @@ class UpperLayer(DULServiceProvider):
             os.eventfd_read(self._bell)
         return connection is not None and connection.fileno() in ready
 
+    def _discard(self, connection: socket.socket) -> None:
+        """Let go what comes after the end of an association, until the peer closes or ARTIM runs out."""
+        try:
+            if connection.recv_into(self._buffer) > 0:
+                return
+        except (BlockingIOError, TimeoutError):
+            return
+        except OSError:
+            pass
+        self.event_queue.put("Evt17")
+
     def _read_pdu(self, connection: socket.socket) -> None:
         """Read one PDU within its bounds and act on it, or tell the state machine why not."""
+        deadline = time.monotonic() + self._limits.pdu_s
         try:
-            header = self._read(connection, memoryview(bytearray(_HEADER.size)))
+            header = self._read(connection, memoryview(bytearray(_HEADER.size)), deadline)
             kind, _, length = _HEADER.unpack(header)
             if not A_ASSOCIATE_RQ <= kind <= A_ABORT:
                 raise ProtocolError("pdu_type", f"there is no PDU of type {kind}")
             if length > self._longest(kind):
                 raise ProtocolError("pdu_length", f"a PDU of type {kind} announces {length} bytes")
             if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
-                self._reception.take(self._read(connection, memoryview(self._buffer)[:length]))
+                self._reception.take(self._read(connection, memoryview(self._buffer)[:length], deadline))
                 self._reception.check_pace()
             else:
-                self._decode(bytearray(header) + self._read(connection, memoryview(bytearray(length))))
+                body = self._read(connection, memoryview(bytearray(length)), deadline)
+                self._decode(bytearray(header) + body)
         except ProtocolError as error:
             self._blame(error)
         except (OSError, EOFError):
@@ -199,6 +229,7 @@ class UpperLayer(DULServiceProvider):
         """Any other PDU is the library's."""
         try:
             decoded, event = self._decode_pdu(pdu)
+            decoded.to_primitive()  # as the state machine will, which cannot say whose fault it was
         except Exception as error:
             raise ProtocolError("pdu_content", "a PDU cannot be decoded") from error
         self._recv_pdu.put(decoded)
@@ -209,14 +240,13 @@ class UpperLayer(DULServiceProvider):
             return len(self._buffer)
         return _LONGEST_ASSOCIATE if kind in (0x01, 0x02) else _LONGEST_OTHER
 
-    def _read(self, connection: socket.socket, view: memoryview) -> memoryview:
-        """Fill `view` from the connection before the deadline of one PDU.
+    def _read(self, connection: socket.socket, view: memoryview, deadline: float) -> memoryview:
+        """Fill `view` from the connection before the deadline.
 
         Raises:
             ProtocolError: the peer is too slow.
             EOFError, OSError: the connection is gone.
         """
-        deadline = time.monotonic() + _PDU_DEADLINE_S
         position = 0
         while position < len(view):
             try:
@@ -248,14 +278,32 @@ class UpperLayer(DULServiceProvider):
         # The library wants a list here, whatever its annotation says.
         value: Any = [context_id, bytes([control]) + data]
         primitive.presentation_data_value_list = [value]
-        self.assoc.dimse.receive_primitive(primitive)
+        try:
+            self.assoc.dimse.receive_primitive(primitive)
+        except Exception as error:
+            raise ProtocolError("command_set", "the library cannot make a message of it") from error
         self._wake_association()
 
     def _respond(self, pdu: bytes) -> None:
-        """Send a whole PDU. This thread is the only one that writes to the connection."""
+        """Send a whole PDU. This thread is the only one that writes to the connection.
+
+        Raises:
+            EOFError, OSError: the connection is gone, or the peer does not read what it is sent.
+        """
         if self.socket is None or self.socket.socket is None:
             raise EOFError
-        self.socket.socket.sendall(pdu)
+        try:
+            self.socket.socket.sendall(pdu)
+        except (BlockingIOError, TimeoutError):
+            self._misbehaved("unread")
+            raise
+
+    def _send(self, pdu: Any) -> None:
+        """Send a PDU of the library's."""
+        try:
+            self._respond(pdu.encode())
+        except (OSError, EOFError):
+            self.event_queue.put("Evt17")
 
     def _hang_up(self) -> None:
         """End an association whose state is unknown."""
@@ -263,5 +311,3 @@ class UpperLayer(DULServiceProvider):
         self.assoc.is_established = False
         self.assoc._kill = True
         self._kill_thread = True
-        if self.socket is not None:
-            self.socket.close()

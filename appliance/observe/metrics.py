@@ -64,8 +64,10 @@ MISBEHAVIOURS = (
     "pdu_length",  # longer than was negotiated
     "pdu_type",  # there is no such PDU
     "pdv_length",  # does not fit into its PDU
+    "silent",  # a connection that asks for no association
     "slow",  # stalled, or a byte at a time
     "tls_handshake",  # failed or never finished
+    "unread",  # does not read the responses that it is sent
 )
 SERIES_DECISIONS = ("planned", "skipped")
 JOB_OUTCOMES = (

@@ -27,11 +27,11 @@ from appliance.network.acceptor import (
     TEMPORARY_CONGESTION,
     UNKNOWN_NETWORK,
     Acceptor,
-    Limits,
     Listener,
     Rejection,
     tls_context,
 )
+from appliance.network.limits import Limits
 from appliance.network.reception import Reply, StoreRequest
 from appliance.observe import metrics
 from appliance.observe.process import Process
