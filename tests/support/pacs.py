@@ -15,11 +15,17 @@ from tests.support.processes import DCMTK_ENVIRONMENT, free_port, listens, progr
 
 
 class StoreScp:
-    """DCMTK's `storescp`, which writes every data set into `folder` exactly as it was received."""
+    """DCMTK's `storescp`, which writes every data set into `folder` exactly as it was received.
 
-    def __init__(self, folder: Path, *, ae_title: str = "PACS", port: int | None = None) -> None:
+    A later object with the same UID replaces the former, or lies beside it with `every_copy`.
+    """
+
+    def __init__(
+        self, folder: Path, *, ae_title: str = "PACS", port: int | None = None, every_copy: bool = False
+    ) -> None:
         self.folder = folder
         self.ae_title = ae_title
+        self._names = "--unique-filenames" if every_copy else "--default-filenames"
         self.port = port or free_port()
         self._program = program("/usr/bin/storescp", "dcmtk")
         self._process: subprocess.Popen[bytes] | None = None
@@ -28,6 +34,7 @@ class StoreScp:
         """Listen; returns when associations are accepted. May be called again after `stop`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         options = ["--accept-all", "--promiscuous", "--bit-preserving", "--fork", "-pdu", "131072"]
+        options += [self._names]
         options += ["-aet", self.ae_title, "--output-directory", str(self.folder)]
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -48,7 +55,7 @@ class StoreScp:
 
     @property
     def files(self) -> list[Path]:
-        """The files that have arrived, in order of their names, one for each SOP instance."""
+        """The files that have arrived, in order of their names."""
         return sorted(path for path in self.folder.iterdir() if path.is_file())
 
     def datasets(self) -> dict[str, Dataset]:
