@@ -15,7 +15,7 @@ BOUND_SIGMAS = 3.0
 """The residual never exceeds this many local noise standard deviations."""
 DC_WINDOW = 31
 """The mean of the residual over this many pixels is removed, so that local mean HU is preserved."""
-GATE_HU = (1.0, 4.0)
+GATE_HU = (0.5, 2.0)
 """Local noise at which the correction starts and at which it is complete."""
 
 
