@@ -115,7 +115,7 @@ def test_the_threshold_is_the_caller_s_and_a_score_at_it_is_positive(
 
 
 def test_thin_slices_are_scored_as_slabs(manifest: Manifest) -> None:
-    thin = simulate_series(seed=2, bleed=False, slices=60, size=96, slice_mm=1)
+    thin = simulate_series(seed=2, bleed=False, slices=40, size=96, slice_mm=1)
     thin_volume = volume_of(thin)
     runner = Scripted([0.2])
     outcome = look(thin_volume, manifest, runner)

@@ -63,6 +63,22 @@ class _Hull:
     filled: float
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What tells a slice through the brain from others.
+
+    Length and width of the hull in mm, its asymmetry, the share of its inside that is neither air nor
+    bone, the share of directions in which bone rims it, and the median and the noise in HU inside.
+    """
+
+    sizes_mm: tuple[float, ...]
+    asymmetry: float
+    tissue: float
+    ring: float
+    median: float
+    noise: float
+
+
 def align_head(hu: Image, pixel_mm: tuple[float, float]) -> AlignedHead | None:
     """Align one slice.
 
@@ -97,14 +113,15 @@ def align_head(hu: Image, pixel_mm: tuple[float, float]) -> AlignedHead | None:
         smooth, matrix, offset, output_shape=(GRID, GRID), order=1, mode="constant", cval=low
     )
     depth = _depth_on_grid(outline.equations, matrix_mm, offset_mm) / grid_mm
-    levels, tissue = _levels(aligned, depth > _MARGIN, low, high)
+    levels, tissue, noise = _levels(aligned, depth > _MARGIN, low, high)
+    seen = _Seen(sizes, asymmetry, tissue, _closed_ring(aligned, depth, low, high), levels.median, noise)
     return AlignedHead(
         hu=aligned,
         hull=np.clip(depth + 0.5, 0, 1).astype(np.float32),
         levels=levels,
         matrix=matrix * step,
         offset=(offset + 0.5) * step - 0.5,
-        objection=_objection(sizes, asymmetry, levels, tissue, _closed_ring(aligned, depth, low, high)),
+        objection=_objection(seen),
     )
 
 
@@ -237,33 +254,30 @@ def _closed_ring(image: Image, depth: _Array, low: float, high: float) -> float:
     return len(np.unique(sector[bright])) / _SECTORS
 
 
-def _levels(image: Image, within: NDArray[np.bool_], low: float, high: float) -> tuple[Levels, float]:
-    """The levels, and which share of the inside of the skull is neither air nor bone."""
-    smooth = ndimage.gaussian_filter(image, 1.0)[within]
+def _levels(image: Image, within: NDArray[np.bool_], low: float, high: float) -> tuple[Levels, float, float]:
+    """The levels, which share of the inside of the skull is neither air nor bone, and the noise in HU."""
+    smooth = ndimage.gaussian_filter(image, 1.0)
+    rough = np.abs(image - smooth)[within]
+    smooth = smooth[within]
     if smooth.size == 0:
-        return Levels(low, high, low, 0.0), 0.0
+        return Levels(low, high, low, 0.0), 0.0, 0.0
     between = smooth[(smooth < low + 0.93 * (high - low)) & (smooth > low + 0.06 * (high - low))]
     values = between if between.size > 200 else smooth
     median = float(np.median(values))
     spread = 1.48 * float(np.median(np.abs(values - median)))
-    return Levels(low, high, median, spread), between.size / smooth.size
+    return Levels(low, high, median, spread), between.size / smooth.size, 1.48 * float(np.median(rough))
 
 
-def _objection(
-    sizes: tuple[float, ...], asymmetry: float, levels: Levels, tissue: float, ring: float
-) -> str | None:
+def _objection(seen: _Seen) -> str | None:
     """Why a slice is not one through the brain, if so."""
-    length, width = max(sizes), min(sizes)
-    if not (120 <= length <= 240 and width >= 90):
-        return "size"
-    if width / length < 0.6:
-        return "shape"
-    if asymmetry > 0.15:
-        return "midline"
-    if tissue < 0.6:
-        return "tissue"
-    if ring < 0.8:
-        return "skull"
-    if not 12 <= levels.median <= 52:
-        return "density"
-    return None
+    length, width = max(seen.sizes_mm), min(seen.sizes_mm)
+    objections = (
+        ("size", not (120 <= length <= 240 and width >= 90)),
+        ("shape", width / length < 0.6),
+        ("midline", seen.asymmetry > 0.15),
+        ("tissue", seen.tissue < 0.6),
+        ("skull", seen.ring < 0.8),
+        ("density", not 12 <= seen.median <= 52),
+        ("noise", seen.noise > 12),
+    )
+    return next((name for name, holds in objections if holds), None)
