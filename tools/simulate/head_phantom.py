@@ -137,14 +137,11 @@ class Phantom:
 
     def _folds(self, position: Position) -> Array:
         """A warped gyroid: zero on the sheets that become sulci."""
-        phases = self.fold_phases
+        phases, rates = self.fold_phases, (0.055, 0.061, 0.048)
+        others = (position[1], position[2], position[0])
         x, y, z = (
-            axis
-            + 5
-            * np.sin(np.roll(np.asarray([0.055, 0.048, 0.061]), index)[0] * other + np.float32(phases[index]))
-            for index, (axis, other) in enumerate(
-                zip(position, (position[1], position[2], position[0]), strict=True)
-            )
+            position[index] + 5 * np.sin(np.float32(rates[index]) * others[index] + np.float32(phases[index]))
+            for index in range(3)
         )
         k = np.float32(2 * np.pi / self.fold_wavelength)
         a, b, c = (np.float32(value) for value in phases[3:6])
