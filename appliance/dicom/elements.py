@@ -26,6 +26,8 @@ _SEQUENCE_END = 0xFFFEE0DD
 _LONG_REPRESENTATIONS = frozenset(
     [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"]
 )
+# What stands in their headers fits into one unpacking, and nearly every element is one of them.
+_SHORT_REPRESENTATIONS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _DEEPEST_NESTING = 32
 _MOST_INFLATED_BYTES = 16 << 20
 
@@ -34,10 +36,14 @@ Buffer = bytes | mmap.mmap
 
 @dataclass(frozen=True)
 class Elements:
-    """Raw values by tag (0xGGGGEEEE) and their byte order (a `struct` prefix)."""
+    """Raw values by tag (0xGGGGEEEE) and their byte order (a `struct` prefix).
+
+    `complete` if the data went on behind the last tag that was looked for.
+    """
 
     values: Mapping[int, bytes]
     byte_order: str
+    complete: bool
 
     def texts(self, tag: int) -> tuple[str, ...]:
         """The values of a text element without padding; empty if it is absent or empty."""
@@ -141,19 +147,30 @@ def read_elements(
     byte_order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
     implicit = not _looks_explicit(data, start)
     scanner = _Scanner(data, implicit=implicit, byte_order=byte_order)
+    short_header = struct.Struct(byte_order + "HH2sH").unpack_from
     values: dict[int, bytes] = {}
     at = start
     try:
         while at < scanner.size:
+            if not implicit and at + 8 <= scanner.size:
+                group, element, representation, length = short_header(data, at)
+                if representation in _SHORT_REPRESENTATIONS:
+                    tag, value_at = group << 16 | element, at + 8
+                    if tag > last:
+                        return Elements(values, byte_order, True)
+                    at = value_at + length
+                    if tag in wanted and at <= scanner.size:
+                        values.setdefault(tag, bytes(data[value_at:at]))
+                    continue
             header = scanner.header(at, implicit=implicit)
             if header.tag > last:
-                break
+                return Elements(values, byte_order, True)
             at = scanner.end_of(header, implicit=implicit, depth=0)
             if header.tag in wanted and header.length != _UNDEFINED and at <= scanner.size:
                 values.setdefault(header.tag, bytes(data[header.value_at : at]))
     except _Cut:
         pass
-    return Elements(values, byte_order)
+    return Elements(values, byte_order, False)
 
 
 def split_file(data: Buffer) -> tuple[int, str]:
