@@ -104,12 +104,12 @@ class JournalView:
         return ", ".join(words)
 
     def revision(self, series: Series) -> int:
-        """How many times the series was taken as complete or opened again."""
+        """The revision of the series: 1 until a late image comes, 0 if the journal does not know it."""
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT revision FROM series WHERE series_instance_uid = ?", (series.series_instance_uid,)
             ).fetchone()
-        return int(row["revision"])
+        return 0 if row is None else int(row["revision"])
 
     def decisions(self, series: Series) -> list[Decided]:
         """Every job of the series."""
