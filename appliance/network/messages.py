@@ -14,6 +14,7 @@ from appliance.domain.errors import ApplianceError
 
 A_ASSOCIATE_RQ = 0x01
 P_DATA_TF = 0x04
+A_RELEASE_RQ = 0x05
 A_ABORT = 0x07
 C_STORE_RQ = 0x0001
 NO_DATA_SET = 0x0101

@@ -20,7 +20,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from appliance.network.association import AcceptedAssociation
 from appliance.network.limits import Limits
 from appliance.network.reception import Incoming, StoreRequest
-from appliance.network.upper_layer import UpperLayer, is_checked, set_ticks
+from appliance.network.upper_layer import UpperLayer, bound, is_checked
 
 _BACKLOG = 256
 _CONNECTIONS_PER_ADDRESS = 256
@@ -149,6 +149,6 @@ class StoreHandler(RequestHandler):
         association.dul = UpperLayer(
             association, association.wake, server.begin, server.misbehaved, server.limits
         )
-        set_ticks(self.request, server.limits.tick_s)
+        bound(self.request, server.limits.tick_s)
         association.set_socket(AssociationSocket(association, client_socket=self.request))
         return association

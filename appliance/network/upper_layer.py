@@ -29,18 +29,24 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
 from appliance.network.limits import Limits
-from appliance.network.messages import A_ABORT, A_ASSOCIATE_RQ, P_DATA_TF, ProtocolError
+from appliance.network.messages import A_ABORT, A_ASSOCIATE_RQ, A_RELEASE_RQ, P_DATA_TF, ProtocolError
 from appliance.network.reception import Incoming, Reception, StoreRequest
 
 CHECKED = ("3.0",)
 """Versions of pynetdicom whose internals this module was checked against."""
 
 AWAITING_REQUEST, ESTABLISHED, CLOSING = "Sta2", "Sta6", "Sta13"
+_EXPECTED = {
+    AWAITING_REQUEST: (A_ASSOCIATE_RQ, A_ABORT),
+    ESTABLISHED: (P_DATA_TF, A_RELEASE_RQ, A_ABORT),
+}
+"""What a peer may send in a state (PS3.8 table 9-10), where that can be told without the library."""
 _HEADER = struct.Struct(">BBI")
 _LONGEST_ASSOCIATE = 1024 * 1024
 _LONGEST_OTHER = 1024
 _LOOK_S = 1.0
 _IDLE_S = 30.0
+_SEND_BUFFER = 64 * 1024
 _MOST_WAITING = 16
 """Messages for the library that may wait before no more are read: PS3.7 D.3.3.3 lets a peer send one."""
 
@@ -52,11 +58,13 @@ def is_checked() -> bool:
     return pynetdicom.__version__.startswith(tuple(f"{version}." for version in CHECKED))
 
 
-def set_ticks(connection: socket.socket, tick_s: float) -> None:
+def bound(connection: socket.socket, tick_s: float) -> None:
     """Let no read or write on the connection sleep for longer than one tick, so that deadlines are seen.
 
+    Only short responses are sent: with a small buffer for them, one who reads none is noticed early.
     A plain socket leaves the waiting to the kernel, which costs nothing; TLS has to do its own.
     """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     if isinstance(connection, ssl.SSLSocket):
         connection.settimeout(tick_s)
         return
@@ -140,12 +148,14 @@ class UpperLayer(DULServiceProvider):
                 os.close(self._bell)
 
     def _step(self) -> None:
-        if self.artim_timer.expired:
-            if self.state_machine.current_state == AWAITING_REQUEST:
-                self._misbehaved("silent")
-            self.event_queue.put("Evt18")
-        elif not self._process_recv_primitive():
-            self._receive()
+        # What comes next is judged by the state that the last event leads to, so one at a time.
+        if self.event_queue.empty():
+            if self.artim_timer.expired:
+                if self.state_machine.current_state == AWAITING_REQUEST:
+                    self._misbehaved("silent")
+                self.event_queue.put("Evt18")
+            elif not self._process_recv_primitive():
+                self._receive()
         try:
             event = self.event_queue.get_nowait()
         except queue.Empty:
@@ -157,11 +167,10 @@ class UpperLayer(DULServiceProvider):
         """Read one PDU if there is one; wait for it if there is nothing else to do."""
         connection = self.socket.socket if self.socket is not None else None
         if connection is None or self.assoc.dimse.msg_queue.qsize() >= _MOST_WAITING:
-            self._poll(None, 0.0 if self.event_queue.qsize() else _LOOK_S)
+            self._poll(None, _LOOK_S)
             return
         closing = self.state_machine.current_state == CLOSING
-        busy = closing or self.event_queue.qsize() > 0
-        if self._poll(connection, 0.0 if busy else self._patience_s()):
+        if self._poll(connection, 0.0 if closing else self._patience_s()):
             self._idle_timer.restart()
             if closing:
                 self._discard(connection)
@@ -214,6 +223,8 @@ class UpperLayer(DULServiceProvider):
                 raise ProtocolError("pdu_type", f"there is no PDU of type {kind}")
             if length > self._longest(kind):
                 raise ProtocolError("pdu_length", f"a PDU of type {kind} announces {length} bytes")
+            if kind not in _EXPECTED.get(self.state_machine.current_state, (kind,)):
+                raise ProtocolError("pdu_order", f"a PDU of type {kind} has no place here")
             if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
                 self._reception.take(self._read(connection, memoryview(self._buffer)[:length], deadline))
                 self._reception.check_pace()

@@ -62,6 +62,7 @@ MISBEHAVIOURS = (
     "message_order",  # fragments of different messages mixed
     "pdu_content",  # a PDU that cannot be decoded
     "pdu_length",  # longer than was negotiated
+    "pdu_order",  # a PDU that has no place here, as data before an association
     "pdu_type",  # there is no such PDU
     "pdv_length",  # does not fit into its PDU
     "silent",  # a connection that asks for no association
@@ -271,6 +272,8 @@ def _start_at_zero() -> None:
         ASSOCIATIONS.labels(result, reason)
     for decision in SERIES_DECISIONS:
         SERIES_DECIDED.labels(decision)
+    for what in MISBEHAVIOURS:
+        MISBEHAVIOUR.labels(what)
 
 
 _start_at_zero()

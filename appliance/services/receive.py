@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -220,15 +221,20 @@ def _file_header(request: StoreRequest, origin: Origin) -> bytes:
 
 
 def prepare_names(spool: Spool) -> None:
-    """Make names ahead, so that no scanner waits for them; without room, receiving says so itself."""
-    try:
-        spool.prepare()
-    except TryAgain as error:
-        _log.warning("spool_unavailable", extra={"error": str(error)})
+    """Make names ahead for ever, so that no scanner waits for them."""
+    while True:
+        try:
+            spool.prepare()
+        except TryAgain as error:
+            # Receiving says so itself, once it needs a name.
+            _log.warning("spool_unavailable", extra={"error": str(error)})
+        spool.names_run_low.wait()
 
 
-def serve(config: Config, process: Process) -> None:
+def serve(config: Config, process: Process, limits: Limits | None = None) -> None:
     """Receive until the process is told to stop; then let open associations finish for a while.
+
+    `limits` are those of the configuration, unless a test wants to see them kept within seconds.
 
     Raises:
         Misconfigured: a port cannot be bound or a certificate cannot be used.
@@ -241,11 +247,12 @@ def serve(config: Config, process: Process) -> None:
     recovered = recover(config, storage, indexer)
     if recovered:
         _log.warning("recovered", extra={"instances": recovered})
+    threading.Thread(target=prepare_names, args=(storage.originals,), name="names", daemon=True).start()
     receiver = Receiver(config, storage, indexer, process.name)
     settings = config.listener
     acceptor = Acceptor(
         config.station.ae_title,
-        Limits(settings.maximum_pdu, settings.network_timeout_s),
+        limits or Limits(settings.maximum_pdu, settings.network_timeout_s),
         admit=receiver.admit,
         begin=receiver.begin,
         accepted=metrics.ASSOCIATIONS.labels(result="accepted", reason="none").inc,
@@ -261,7 +268,6 @@ def serve(config: Config, process: Process) -> None:
     while not process.stopping.is_set():
         process.wait(1.0)
         process.alive()
-        prepare_names(storage.originals)
         receiver.publish(acceptor.origins())
         if not indexer.is_alive:
             raise ApplianceError("a fault ended the indexer; see above")
