@@ -171,7 +171,7 @@ def _bodies(chance: random.Random) -> list[bytes]:
 
 def _shuffle(chance: random.Random, items: list[bytes]) -> None:
     """Drop, double, swap or falsify whole items: order, context and control header."""
-    for _ in range(chance.randint(0, 2)):
+    for _ in range(chance.randint(0, 2) if items else 0):
         at, other = chance.randrange(len(items)), chance.randrange(len(items))
         kind = chance.randrange(5)
         if kind == 0 and len(items) > 1:
