@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -62,8 +63,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _crash(points: int, seed: int, receivers: int) -> Campaign:
-    """Run the points in a folder that stays if anything was found, so that logs and journal can be read."""
+    """Run the points in a folder that stays if anything was found, so that logs and journal can be read.
+
+    A first Ctrl-C ends the campaign after the present point, with the result so far.
+    """
     begin = time.monotonic()
+    enough = threading.Event()
+    _on_interrupt(enough)
     crashes: list[Crash] = []
     folder = Path(tempfile.mkdtemp(prefix="crash-campaign-"))
     _say(f"works in {folder}")
@@ -71,11 +77,21 @@ def _crash(points: int, seed: int, receivers: int) -> Campaign:
         for point in draw_points(made, points, random.Random(seed)):
             crashes.append(crash(made, point))
             _say(_line(crashes[-1]))
+            if enough.is_set():
+                break
         late = last_look(made)
     campaign = Campaign(seed, receivers, tuple(crashes), tuple(late), time.monotonic() - begin)
     if not campaign.problems:
         shutil.rmtree(folder)
     return campaign
+
+
+def _on_interrupt(enough: threading.Event) -> None:
+    def on_interrupt(_number: int, _frame: object) -> None:
+        enough.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, on_interrupt)
 
 
 def _line(one: Crash) -> str:
