@@ -60,6 +60,7 @@ class Pacs:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the campaign alone
             )
         end = time.monotonic() + _START_S
         while not listens(self.port):

@@ -79,6 +79,7 @@ class Tree:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the campaign alone
             )
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
