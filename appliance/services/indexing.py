@@ -23,6 +23,7 @@ from appliance.services.storage import Storage
 from appliance.spool.store import Content, Spool
 
 _BATCH = 200
+_GATHER_S = 0.05  # a transaction for each image would cost as much as receiving it
 _BACKLOG = 20_000
 _RETRY_S = 1.0
 
@@ -78,6 +79,8 @@ class Indexer:
     def _work(self) -> None:
         while True:
             first = self._waiting.get()
+            if self._waiting.qsize() < _BATCH:
+                time.sleep(_GATHER_S)
             batch, last = [first], first is None
             while len(batch) < _BATCH and not last:
                 try:

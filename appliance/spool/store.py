@@ -75,8 +75,7 @@ class Draft:
         self._size = 0
         self._hash = hashlib.sha256()
         self._descriptor = os.open(self.path, os.O_RDWR)
-        os.pwrite(self._descriptor, header, PREAMBLE_BYTES)
-        os.lseek(self._descriptor, PREAMBLE_BYTES + len(header), os.SEEK_SET)
+        self._append(bytes(PREAMBLE_BYTES) + header)
 
     @property
     def content(self) -> Content:
@@ -90,13 +89,16 @@ class Draft:
             TryAgain: the file system refused; the draft can only be abandoned.
         """
         try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:] if written else data)
+            self._append(data)
         except OSError as error:
             raise self._spool.trouble(error) from error
         self._size += len(data)
         self._hash.update(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        written = 0
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:] if written else data)
 
     def commit(self) -> str:
         """Make the file durable and return its key.
@@ -131,8 +133,10 @@ class Spool:
         self.root = root
         self.durability = durability
         root.mkdir(parents=True, exist_ok=True)
+        self.names_run_low = threading.Event()
         self._names: deque[str] = deque()
-        self._lock = threading.Lock()
+        self._making = threading.Lock()
+        self._counting = threading.Lock()
         self._batches: dict[str, _Batch] = {}
 
     def draft(self, header: bytes = b"") -> Draft:
@@ -142,25 +146,21 @@ class Spool:
             TryAgain: the file system refused.
         """
         try:
-            with self._lock:
-                if not self._names:
-                    self._make_names()
-                key = self._names.popleft()
-            return Draft(self, key, header)
+            return Draft(self, self._take_name(), header)
         except OSError as error:
             raise self.trouble(error) from error
 
     def prepare(self) -> None:
-        """Make names ahead, if they run low: for a moment in which nobody waits.
+        """Make names ahead, if they run low: for a thread for which nobody waits.
 
         Raises:
             TryAgain: the file system refused.
         """
-        if len(self._names) >= _LOW:
-            return
+        self.names_run_low.clear()
         try:
-            with self._lock:
-                self._make_names()
+            with self._making:
+                if len(self._names) < _LOW:
+                    self._make_names()
         except OSError as error:
             raise self.trouble(error) from error
 
@@ -190,7 +190,7 @@ class Spool:
     def release(self, key: str) -> None:
         """A draft has ended. The last one of a batch lets go of its lock, lest descriptors run out."""
         name = key.partition("-")[0]
-        with self._lock:
+        with self._counting:
             batch = self._batches[name]
             batch.drafts -= 1
             if batch.drafts == 0:
@@ -234,6 +234,19 @@ class Spool:
     def trouble(self, error: OSError) -> TryAgain:
         """The error to raise for what the file system said."""
         return TryAgain(f"the spool {self.root} cannot be written: {error.strerror}")
+
+    def _take_name(self) -> str:
+        while True:
+            try:
+                key = self._names.popleft()
+            except IndexError:
+                with self._making:
+                    if not self._names:
+                        self._make_names()
+                continue
+            if len(self._names) < _LOW:
+                self.names_run_low.set()
+            return key
 
     def _make_names(self) -> None:
         batch = uuid.uuid4().hex[:16]
