@@ -47,6 +47,7 @@ _LONGEST_OTHER = 1024
 _LOOK_S = 1.0
 _IDLE_S = 30.0
 _SEND_BUFFER = 64 * 1024
+_DISCARDED_BYTES = 64 * 1024
 _MOST_WAITING = 16
 """Messages for the library that may wait before no more are read: PS3.7 D.3.3.3 lets a peer send one."""
 
@@ -102,7 +103,7 @@ class UpperLayer(DULServiceProvider):
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
         self._bell_is_open = True
-        self._buffer = bytearray(association.acceptor.maximum_length or 0)
+        self._buffer = bytearray()
 
     def send_pdu(self, primitive: Any) -> None:
         """Queue a primitive for the peer, and wake the thread that sends it."""
@@ -138,6 +139,7 @@ class UpperLayer(DULServiceProvider):
             self._hang_up()
         finally:
             self._reception.abandon()
+            self._buffer = bytearray()
             if self.socket is not None:
                 self.socket.close()
             # The association's thread waits here for an A-ASSOCIATE-RQ, and without end.
@@ -205,7 +207,7 @@ class UpperLayer(DULServiceProvider):
     def _discard(self, connection: socket.socket) -> None:
         """Let go what comes after the end of an association, until the peer closes or ARTIM runs out."""
         try:
-            if connection.recv_into(self._buffer) > 0:
+            if connection.recv(_DISCARDED_BYTES):
                 return
         except (BlockingIOError, TimeoutError):
             return
@@ -226,6 +228,8 @@ class UpperLayer(DULServiceProvider):
             if kind not in _EXPECTED.get(self.state_machine.current_state, (kind,)):
                 raise ProtocolError("pdu_order", f"a PDU of type {kind} has no place here")
             if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
+                # Only now: a connection that sends no data costs no memory.
+                self._buffer = self._buffer or bytearray(self._limits.pdu_bytes)
                 self._reception.take(self._read(connection, memoryview(self._buffer)[:length], deadline))
                 self._reception.check_pace()
             else:
@@ -248,7 +252,7 @@ class UpperLayer(DULServiceProvider):
 
     def _longest(self, kind: int) -> int:
         if kind == P_DATA_TF:
-            return len(self._buffer)
+            return self._limits.pdu_bytes
         return _LONGEST_ASSOCIATE if kind in (0x01, 0x02) else _LONGEST_OTHER
 
     def _read(self, connection: socket.socket, view: memoryview, deadline: float) -> memoryview:

@@ -32,6 +32,7 @@ AT_ONCE = 3
 LONGEST_ASSOCIATION_S = 1.0
 CUT_OFF_S = 20.0
 GROWTH_BYTES = 24 * 2**20
+"""By one attack or by all: the first of a kind makes the heap as large as it needs."""
 
 
 class Target:
@@ -76,7 +77,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         send(target.clean_series(), target.port)
         for _ in range(3):
             association_s(target.port)
+        before = target.process.holdings().resident_bytes
         yield target
+        assert target.process.holdings().resident_bytes < before + GROWTH_BYTES
         assert target.process.complaints() == []
     finally:
         assert target.process.stop() == 0
