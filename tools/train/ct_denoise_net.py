@@ -15,6 +15,10 @@ BOUND_SIGMAS = 3.0
 """The residual never exceeds this many local noise standard deviations."""
 DC_WINDOW = 31
 """The mean of the residual over this many pixels is removed, so that local mean HU is preserved."""
+SEARCH = (-6, -4, -2, 0, 2, 4, 6)
+"""Rows and columns, relative to a pixel, of the pixels that its non-local mean is made of."""
+NON_LOCAL_WEIGHTS = ((1.2, 1.0), (2.0, 0.25))
+"""Start and rate of the cautious and of the bold weights."""
 GATE_HU = (0.5, 2.0)
 """Local noise at which the correction starts and at which it is complete."""
 
@@ -35,9 +39,9 @@ def noise_level(image: Tensor) -> Tensor:
     detail = torch.abs(image - smooth)
     counted = ((smooth > -950.0) & (smooth < 2000.0)).to(image.dtype)
     level = _mean_where(detail, counted)
-    for _ in range(4):
+    for _ in range(8):
         level = _mean_where(detail, counted * (detail < 2.5 * level).to(image.dtype))
-    return torch.clamp(1.5 * level, 0.5, 300.0)
+    return torch.clamp(1.6 * level, 0.5, 300.0)
 
 
 def _mean_where(values: Tensor, weights: Tensor) -> Tensor:
@@ -45,14 +49,59 @@ def _mean_where(values: Tensor, weights: Tensor) -> Tensor:
     return total / (torch.sum(weights, dim=(1, 2, 3), keepdim=True) + 1.0)
 
 
+def non_local_residuals(image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Image minus its non-local means, in units of `level`: cautious and bold; each (b, 1, h, w).
+
+    Non-local means (Buades, Coll, Morel 2005) with a sparse search window: with the correlated noise
+    of CT, every second neighbour says as much. The weight of a neighbour is exp(-rate * (d - start)),
+    at most 1, where d is the mean squared difference of patches of 5 x 5.
+    """
+    reach = SEARCH[-1]
+    scaled = image / level
+    padded = functional.pad(scaled, (reach, reach, reach, reach), mode="reflect")
+    shifted = [
+        padded[:, :, reach + row : _end(row - reach), reach + column : _end(column - reach)]
+        for row in SEARCH
+        for column in SEARCH
+        if (row, column) != (0, 0)
+    ]
+    difference = scaled - torch.cat(shifted, dim=1)
+    count = len(shifted)
+    distance = functional.avg_pool2d(difference * difference, 5, 1, 2, count_include_pad=False)
+    total = torch.ones(1, count, 1, 1)  # a convolution sums channels faster than a reduction does
+    residuals = []
+    for start, rate in NON_LOCAL_WEIGHTS:
+        weight = torch.exp(torch.clamp(rate * start - rate * distance, max=0.0))
+        norm = functional.conv2d(weight, total) + 1.0
+        residuals.append(functional.conv2d(weight * difference, total) / norm)
+    return residuals[0], residuals[1]
+
+
+def _end(offset: int) -> int | None:
+    return offset if offset < 0 else None
+
+
+FEATURES = 9
+
+
 def features(image: Tensor, level: Tensor) -> Tensor:
-    """What the U-Net sees: detail in units of the noise, and two windows in HU. (b, 5, h, w)."""
+    """What the U-Net sees: detail in units of the noise, and two windows in HU. (b, FEATURES, h, w).
+
+    Detail comes in several ranges: a narrow one resolves the noise on flat tissue, wide ones still
+    show it beside bone, where the narrow one saturates.
+    """
     local = box_mean(image, 9)
     wide = box_mean(image, 33)
+    detail = (image - local) / level
+    cautious, bold = non_local_residuals(image, level)
     return torch.cat(
         [
-            torch.clamp((image - local) / level, -6.0, 6.0) / 3.0,
+            torch.clamp(detail, -6.0, 6.0) / 3.0,
+            torch.clamp(detail, -60.0, 60.0) / 12.0,
+            torch.clamp((image - box_mean(image, 3)) / level, -6.0, 6.0) / 2.0,
             torch.clamp((local - wide) / level, -6.0, 6.0) / 3.0,
+            torch.clamp(cautious, -6.0, 6.0),
+            torch.clamp(bold, -6.0, 6.0),
             torch.clamp((image - 40.0) / 200.0, -1.5, 1.5),
             torch.clamp(image / 1000.0, -1.1, 2.0),
             (torch.log(level) / 4.0).expand_as(image),
@@ -80,7 +129,7 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(5, 16, 3, padding=1)
+        self.enter = nn.Conv2d(FEATURES, 16, 3, padding=1)
         self.first = Block(16)
         self.down_1 = nn.Conv2d(16, 32, 2, 2)
         self.second = Block(32)
@@ -90,17 +139,17 @@ class UNet(nn.Module):
         self.fourth = Block(32)
         self.up_1 = nn.Conv2d(32, 64, 1)
         self.fifth = Block(16)
-        self.leave = nn.Conv2d(16 + 5, 2, 3, padding=1)
+        self.leave = nn.Conv2d(16 + FEATURES, 2, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
             if isinstance(module, Block):
                 module.outer.weight.data.mul_(0.2)
-        nn.init.normal_(self.leave.weight, std=0.01)
+        nn.init.zeros_(self.leave.weight)
 
     def forward(self, seen: Tensor) -> Tensor:
-        """(b, 5, h, w) -> (b, 2, h, w): the noise in units of the level; log of local to global noise."""
+        """(b, FEATURES, h, w) -> (b, 2, h, w): the noise in units of the level, log of sigma / level."""
         fine = self.first(torch.relu(self.enter(seen)))
         middle = self.second(torch.relu(self.down_1(fine)))
         coarse = self.third(torch.relu(self.down_2(middle)))
