@@ -67,6 +67,17 @@ def test_no_file_names_a_machine() -> None:
     assert not found
 
 
+def test_links_between_documents_lead_somewhere() -> None:
+    broken = [
+        f"{name}: {target}"
+        for name, content in text_files()
+        if name.endswith(".md")
+        for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", content)
+        if not (ROOT / name).parent.joinpath(target).exists()
+    ]
+    assert not broken
+
+
 def test_the_architecture_document_names_every_module() -> None:
     document = (ROOT / "docs" / "architecture.md").read_text()
     modules = sorted(

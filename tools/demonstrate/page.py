@@ -154,8 +154,8 @@ def _table_row(row: Row) -> str:
     numbers = (str(len(row.series.images)), str(row.forwarded), str(row.enhanced or "&ndash;"))
     cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
     return (
-        f'<tr><td>{escape(row.series.name)}</td>{cells}<td>{triage}</td><td class="number">{seconds}</td>'
-        f"<td>{check}</td></tr>"
+        f'<tr><td>{escape(row.series.name)}</td>{cells}<td class="triage">{triage}</td>'
+        f'<td class="number">{seconds}</td><td>{check}</td></tr>'
     )
 
 
