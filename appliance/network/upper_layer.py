@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import select
 import socket
 import ssl
@@ -93,6 +92,7 @@ class UpperLayer(DULServiceProvider):
         self._misbehaved = misbehaved
         self._limits = limits
         self.artim_timer.timeout = limits.request_s
+        self._idle_timer.timeout = limits.idle_s
         self._reception = Reception(
             lambda: association._accepted_cx,
             lambda request: begin(request, association),
@@ -102,6 +102,9 @@ class UpperLayer(DULServiceProvider):
         )
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
+        self._polled: socket.socket | None = None
+        self._polling = select.poll()
+        self._polling.register(self._bell, select.POLLIN)
         self._bell_is_open = True
         self._buffer = bytearray()
 
@@ -158,12 +161,9 @@ class UpperLayer(DULServiceProvider):
                 self.event_queue.put("Evt18")
             elif not self._process_recv_primitive():
                 self._receive()
-        try:
-            event = self.event_queue.get_nowait()
-        except queue.Empty:
-            return
-        self.state_machine.do_action(event)
-        self._wake_association()
+        if not self.event_queue.empty():
+            self.state_machine.do_action(self.event_queue.get_nowait())
+            self._wake_association()
 
     def _receive(self) -> None:
         """Read one PDU if there is one; wait for it if there is nothing else to do."""
@@ -192,17 +192,19 @@ class UpperLayer(DULServiceProvider):
         """Wait for the peer or the bell; whether the peer has sent something, or has gone."""
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
             return True
-        poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
-        if connection is not None:
-            poll.register(connection, select.POLLIN)
+        if connection is not self._polled:
+            self._polled, self._polling = connection, select.poll()
+            self._polling.register(self._bell, select.POLLIN)
+            if connection is not None:
+                self._polling.register(connection, select.POLLIN)
         try:
-            ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000.0)}
+            ready = [descriptor for descriptor, _ in self._polling.poll(seconds * 1000.0)]
         except OSError:
             return True
         if self._bell in ready:
             os.eventfd_read(self._bell)
-        return connection is not None and connection.fileno() in ready
+            return len(ready) > 1
+        return bool(ready)
 
     def _discard(self, connection: socket.socket) -> None:
         """Let go what comes after the end of an association, until the peer closes or ARTIM runs out."""
