@@ -60,15 +60,16 @@ class Process:
             OSError: the run directory cannot be made or written.
         """
         self.name = name
+        supervisor = os.environ.get(SUPERVISOR_VARIABLE)
+        if supervisor is not None:
+            # First of all: an orphan must not take lock and bell from the next supervisor's process.
+            _die_with(int(supervisor))
         run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(run_directory, name)
         self.stopping: threading.Event = _Stopping()
         self._bell = sockets.bind(_bell_path(run_directory, name), socket.SOCK_DGRAM)
         self._bell.setblocking(False)
         self._last_alive = -ALIVE_INTERVAL_S
-        supervisor = os.environ.get(SUPERVISOR_VARIABLE)
-        if supervisor is not None:
-            _die_with(int(supervisor))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
             # Ctrl-C reaches the whole foreground group; under a supervisor it alone decides the order.

@@ -21,7 +21,8 @@ SUPERVISOR = "run"
 _OTHERS = ("plan", "infer", "forward", "monitor")
 _START_S = 120.0
 _STOP_S = 120.0
-_ORPHANS_S = 5.0
+_ORPHANS_S = 30.0
+"""A process that was just being started notices that it has no supervisor once its modules are loaded."""
 
 
 class Tree:
