@@ -97,7 +97,7 @@ def wait(site: Site, evidence: Evidence, sending: Future[Any], console: Console)
     bars = Bars(console, evidence)
     with bars.progress:
         while True:
-            metrics = site.metrics()
+            metrics = _read(site)
             evidence.refresh()
             bars.show(metrics)
             if sending.done():
@@ -111,3 +111,11 @@ def wait(site: Site, evidence: Evidence, sending: Future[Any], console: Console)
             if time.monotonic() > end:
                 raise GaveUp(f"not finished after {PATIENCE_S:.0f} s")
             time.sleep(0.3)
+
+
+def _read(site: Site) -> Metrics:
+    """The metrics; none at all while nobody answers, as between the death and the restart of the monitor."""
+    try:
+        return site.metrics()
+    except OSError:
+        return {}
