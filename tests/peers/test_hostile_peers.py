@@ -49,7 +49,7 @@ class Target:
         }
         listener = {"host": "127.0.0.1", "port": self.port, "tls": tls, "maximum_associations": 400}
         listener["maximum_associations_per_peer"] = 300
-        self.process = Receiving(folder / "edge", {"listener": listener}).start(self.port)
+        self.process = Receiving(folder / "edge", {"listener": listener}).start()
         self.sent: list[Path] = []
 
     def clean_series(self) -> list[Path]:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,17 @@ class Receiving:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         appliance = RunningAppliance(folder, pacs_port=free_port(), settings={"pipelines": [], **settings})
         self.spool = folder / "var" / "spool" / "originals"
+        self.port = load(appliance.config).listener.port
         self._config = appliance.config
         self._log = folder / "receive.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, port: int) -> Receiving:
-        """Start it; returns when it listens on `port`."""
+    def start(self) -> Receiving:
+        """Start it; returns when it listens."""
         command = [sys.executable, "-m", "tests.support.receiving", str(self._config)]
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=output)
-        wait_until(lambda: listens(port), 60, "the receiver listens")
+        wait_until(lambda: listens(self.port), 60, "the receiver listens")
         return self
 
     def stop(self) -> int:
@@ -110,7 +111,8 @@ def main() -> None:
     log.configure("receive", config.log.level)
     process = Process("receive", config.run_directory)
     metrics.expose(config.run_directory, "receive")
-    serve(config, process, SHORT)
+    limits = replace(SHORT, pdu_bytes=config.listener.maximum_pdu, idle_s=config.listener.network_timeout_s)
+    serve(config, process, limits)
 
 
 if __name__ == "__main__":
