@@ -10,10 +10,11 @@ from tools.validate.head_ct_triage import GOAL, auc, held_out, load_model, wilso
 
 @pytest.mark.slow
 def test_slices_of_the_held_out_family_are_told_apart() -> None:
-    report = held_out(load_model(), 16, lambda _line: None)
-    assert report["slices"]["auc"] >= GOAL - 0.03  # 16 phantoms only; the full count is for the card
+    report = held_out(load_model(), 10, lambda _line: None)
+    assert report["slices"]["auc"] >= GOAL
+    assert report["slices"]["auc"] > report["slices_mirror_difference"]["auc"] + 0.1
     assert report["not_analysed"] == 0
-    assert report["flagged_at_threshold"]["none"]["flagged"] <= 1
+    assert report["flagged_at_threshold"]["none"]["flagged"] == 0
 
 
 def test_auc_and_interval_are_those_of_the_textbook() -> None:

@@ -120,7 +120,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     z, share = 1.96, hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return float(middle - half), float(middle + half)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def _with_interval(scores: Scores) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--phantoms", type=int, default=80)
+    parser.add_argument("--phantoms", type=int, default=60)
     arguments = parser.parse_args()
     model = load_model()
     data = Path(os.environ.get("APPLIANCE_TEST_DATA") or ROOT.parent / "shared" / "data")
