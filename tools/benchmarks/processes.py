@@ -32,15 +32,26 @@ def tree(roots: Iterable[int]) -> set[int]:
     return found
 
 
+def has_children(roots: Iterable[int]) -> bool:
+    """Whether a descendant is at work; one that ended and was not waited for is not."""
+    known = set(roots)
+    return any(_stat(process)[:1] not in (["Z"], []) for process in tree(known) - known)
+
+
 def cpu_seconds(roots: Iterable[int]) -> float:
     """Processor time of the processes and their descendants, those that ended included."""
     ticks = 0
     for process in tree(roots):
-        with suppress(*_Gone):
-            values = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
-            # Fields 14 to 17: own user and system time, and those of children that were waited for.
-            ticks += sum(map(int, values[11:15]))
+        # Fields 14 to 17: own user and system time, and those of children that were waited for.
+        ticks += sum(map(int, _stat(process)[11:15]))
     return ticks / _TICKS_PER_S
+
+
+def _stat(process: int) -> list[str]:
+    """The fields of /proc/N/stat from the third, the state, on; none if the process is gone."""
+    with suppress(*_Gone):
+        return (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
+    return []
 
 
 def listeners(port: int) -> int:

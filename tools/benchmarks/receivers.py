@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import yaml
 
-from tools.benchmarks.processes import tree, wait_for_listeners
+from tools.benchmarks.processes import has_children, wait_for_listeners
 from tools.benchmarks.sender import DCMTK_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,13 +94,13 @@ class Receiver(ABC):
         self._stop()
 
     def settle(self, images: int) -> None:
-        """Wait until the work behind the answers is done: `images` are stored, no child is left.
+        """Wait until the work behind the answers is done: `images` are stored, no child is at work.
 
         Raises:
             RuntimeError: it does not come to that.
         """
         end = time.monotonic() + _SETTLE_S
-        while self.stored() < images or tree(self.process_ids) != set(self.process_ids):
+        while self.stored() < images or has_children(self.process_ids):
             if time.monotonic() > end:
                 raise RuntimeError(f"{type(self).__name__} stored {self.stored()} of {images} images")
             time.sleep(0.05)
