@@ -97,6 +97,8 @@ class Identity:
 
     `pipeline_digest` changes whenever the weights or the parameters change, so that UIDs derived
     from it never name two different contents. `created` is the first-generation time, aware.
+    `series_begun` is that of the first image of a derived series, which images that join it later share;
+    None where this is the first.
     """
 
     station: StationIdentity
@@ -105,3 +107,4 @@ class Identity:
     revision: int
     created: datetime
     parameters: dict[str, str] = field(default_factory=dict)
+    series_begun: datetime | None = None

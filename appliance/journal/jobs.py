@@ -107,6 +107,17 @@ def finish(
     return dropped
 
 
+def begun_at(connection: sqlite3.Connection, job: Job) -> str:
+    """When the model was first asked about the series of a job: the wall-clock time of the first revision."""
+    (uid, _revision) = job.series[0]
+    row = connection.execute(
+        "SELECT min(j.created_at) AS at FROM jobs j JOIN job_series s ON s.job_id = j.id"
+        " WHERE s.series_instance_uid = ? AND j.model = ? AND j.model_sha256 = ?",
+        (uid, job.model, job.model_sha256),
+    ).fetchone()
+    return str(row["at"])
+
+
 def artifact_keys(connection: sqlite3.Connection) -> set[str]:
     """The spool keys of all artifacts: files beside these belong to attempts that never finished."""
     return {row["spool_key"] for row in connection.execute("SELECT spool_key FROM artifacts")}

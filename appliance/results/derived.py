@@ -145,7 +145,8 @@ def _describe(
     put(image, "SeriesNumber", 9000 + _series_number(source) % 1000)
     _put_series_description(image, source, outcome.prefix)
     _put_image_type(image, source)
-    for name in ("Series", "Content", "InstanceCreation"):
+    put_moment(image, "Series", local_time(source, identity.series_begun or identity.created))
+    for name in ("Content", "InstanceCreation"):
         put_moment(image, name, moment)
     _put_derivation(image, source, outcome)
     contributors = list(source_value(source, "ContributingEquipmentSequence") or ())

@@ -149,6 +149,8 @@ class Inference:
             json.dumps([manifest.id, manifest.version, manifest.weights.sha256, named]).encode()
         ).hexdigest()
         zone = ZoneInfo(station.timezone) if station.timezone else None
+        with self._storage.journal.read() as connection:
+            begun = datetime.fromisoformat(jobs.begun_at(connection, job))
         return Identity(
             station=StationIdentity(
                 ae_title=station.ae_title,
@@ -169,6 +171,7 @@ class Inference:
             revision=job.series[0][1],
             created=datetime.now(timezone.utc).astimezone(zone),
             parameters=named,
+            series_begun=begun.astimezone(zone),
         )
 
     def _finish(

@@ -291,6 +291,17 @@ class TestJobs:
         assert count(journal, "deliveries") == 1
         assert state_of(journal, "jobs", job.id) == "running"
 
+    def test_all_revisions_of_a_series_begin_with_the_first(self, journal: Journal) -> None:
+        planned_job(journal)
+        first = claimed_job(journal)
+        planned_job(journal, number=1)
+        planned_job(journal, uid="other")
+        second = claimed_job(journal)
+        with journal.write() as connection:
+            connection.execute("UPDATE jobs SET created_at = 'before' WHERE id = ?", (first.id,))
+            connection.execute("UPDATE jobs SET created_at = 'later' WHERE id = ?", (second.id,))
+            assert jobs.begun_at(connection, first) == jobs.begun_at(connection, second) == "before"
+
     def test_what_finished_says_how(self, journal: Journal) -> None:
         planned_job(journal)
         job = claimed_job(journal)
