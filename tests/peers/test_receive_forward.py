@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from tests.support.scanner import (
     scanner,
     send_verbatim,
 )
+from tests.support.settling import waiting_deliveries
 
 pytestmark = pytest.mark.slow
 
@@ -76,16 +76,10 @@ class Site:
             if path.stat().st_size
         ]
 
-    def waiting(self) -> int:
-        """Deliveries that are pending or being sent."""
-        metrics = self.appliance.get("/metrics")
-        found = re.findall(r'appliance_outbox_deliveries{.*state="(?:pending|sending)"} ([\d.]+)', metrics)
-        return sum(int(float(number)) for number in found)
-
     def settle(self) -> None:
         """Wait until all that came in went out."""
         time.sleep(0.3)  # the journal is written behind the answer
-        wait_until(lambda: not self.waiting(), 60, "everything is delivered")
+        wait_until(lambda: not waiting_deliveries(self.appliance), 60, "everything is delivered")
 
     def newly_arrived(self, expected: int) -> list[Path]:
         """The files that came to storescp since the last call; both PACS must have got `expected`."""
