@@ -157,6 +157,11 @@ class Acceptor:
             if association in self._admitted
         ]
 
+    def tell_origins(self, tell: Callable[[list[Origin]], None]) -> None:
+        """Call `tell` with `origins` while no association is decided about: none is half counted."""
+        with self._deciding:
+            tell(self.origins())
+
     def drain(self) -> None:
         """Refuse new associations from here on; those that are open go on."""
         self._draining.set()

@@ -146,7 +146,8 @@ class UpperLayer(DULServiceProvider):
             if self.socket is not None:
                 self.socket.close()
             # The association's thread waits here for an A-ASSOCIATE-RQ, and without end.
-            self.to_user_queue.put(None)
+            nothing: Any = None
+            self.to_user_queue.put(nothing)
             self._wake_association()
             with self._bell_lock:
                 self._bell_is_open = False

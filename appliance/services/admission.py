@@ -32,9 +32,12 @@ class OpenAssociations:
         self._folder = run_directory / "associations"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._own = self._folder / f"{process_name}.json"
-        self._descriptor = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         self._published: Counter[Peer] | None = None
+        # A reader that finds the file before it is locked would remove it, or count what was left in it.
+        with self.alone():
+            self._descriptor = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self.publish(Counter())
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -47,7 +50,7 @@ class OpenAssociations:
             os.close(descriptor)
 
     def publish(self, own: Counter[Peer]) -> None:
-        """Tell the other processes what is open here."""
+        """Tell the other processes what is open here. Only inside `alone`."""
         if own == self._published:
             return
         text = json.dumps([[*peer, count] for peer, count in own.items()]).encode()
@@ -56,7 +59,7 @@ class OpenAssociations:
         self._published = own.copy()
 
     def everywhere(self, own: Counter[Peer]) -> Counter[Peer]:
-        """`own` and what the other processes that live have published."""
+        """`own` and what the other processes that live have published. Only inside `alone`."""
         total = own.copy()
         for file in self._folder.glob("*.json"):
             if file != self._own:
@@ -71,8 +74,7 @@ def _read(file: Path) -> Counter[Peer]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.unlink()
         except BlockingIOError:
-            with suppress(json.JSONDecodeError):  # in the middle of being written: the next look has it
-                return Counter({(title, address): n for title, address, n in json.loads(file.read_bytes())})
+            return Counter({(title, address): n for title, address, n in json.loads(file.read_bytes())})
         finally:
             os.close(descriptor)
     return Counter()

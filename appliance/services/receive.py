@@ -89,7 +89,8 @@ class Receiver:
 
     def publish(self, open_here: list[Origin]) -> None:
         """Tell the other receiving processes what is open here."""
-        self._open.publish(Counter(map(peer_of, open_here)))
+        with self._open.alone():
+            self._open.publish(Counter(map(peer_of, open_here)))
 
     def begin(self, request: StoreRequest, origin: Origin) -> StoredObject:
         """Open the sink for one object."""
@@ -268,7 +269,7 @@ def serve(config: Config, process: Process, limits: Limits | None = None) -> Non
     while not process.stopping.is_set():
         process.wait(1.0)
         process.alive()
-        receiver.publish(acceptor.origins())
+        acceptor.tell_origins(receiver.publish)
         if not indexer.is_alive:
             raise ApplianceError("a fault ended the indexer; see above")
     acceptor.drain()
