@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.simulate.head_anatomy import Level, begin, draw_brain, draw_membranes, settle
+from tools.simulate.head_anatomy import Level, begin, draw_brain, settle
 from tools.simulate.head_benign import (
     draw_calcifications,
     draw_dense_tissue,
@@ -14,6 +14,7 @@ from tools.simulate.head_benign import (
     draw_skull,
 )
 from tools.simulate.head_haemorrhage import displace, draw_lesions, plan
+from tools.simulate.head_membranes import draw_membranes
 from tools.simulate.head_shapes import Array, chance
 
 
