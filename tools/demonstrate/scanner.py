@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterable
 
-from pynetdicom import AE, _config, evt
-from pynetdicom.events import Event
+from pynetdicom import AE, evt
 
+from appliance.network.library import keep_responses, tune_socket
 from tools.demonstrate.inputs import Series
 
 
@@ -24,8 +23,6 @@ def send(all_series: Iterable[Series], port: int, sent: Callable[[Series, float]
     Raises:
         NotAccepted: an association, a presentation context or an image was refused.
     """
-    # The file's own bytes travel: decoding and encoding again could change them.
-    _config.STORE_SEND_CHUNKED_DATASET = True
     for series in all_series:
         entity = AE(ae_title="SCANNER")
         for pair in dict.fromkeys(
@@ -37,8 +34,9 @@ def send(all_series: Iterable[Series], port: int, sent: Callable[[Series, float]
             port,
             ae_title="EDGE",
             max_pdu=131072,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, tune_socket)],
         )
+        keep_responses(association)
         if not association.is_established:
             raise NotAccepted(f"no association for {series.name}")
         try:
@@ -46,17 +44,10 @@ def send(all_series: Iterable[Series], port: int, sent: Callable[[Series, float]
                 begun = time.time()
                 try:
                     status = association.send_c_store(image.path).get("Status", "no answer")
-                except ValueError as error:
+                except (ValueError, RuntimeError) as error:
                     raise NotAccepted(f"{series.name}: {error}") from error
                 if status != 0x0000:
                     raise NotAccepted(f"{series.name}: C-STORE status {status}")
                 sent(series, begun)
         finally:
             association.release()
-
-
-def _send_at_once(event: Event) -> None:
-    """Small messages wait for each other on the loopback interface otherwise."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
