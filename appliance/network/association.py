@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 
 _IDLE_LOOK_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 class AcceptedAssociation(Association):
@@ -28,6 +31,9 @@ class AcceptedAssociation(Association):
         """The thread."""
         try:
             super().run()
+        except Exception as error:  # noqa: BLE001 - as in the upper layer: any fault ends the association
+            _log.exception("association_failed", extra={"error": type(error).__name__})
+            self.abort()
         finally:
             self._ended()
 

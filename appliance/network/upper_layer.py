@@ -25,7 +25,7 @@ from typing import Any
 import pynetdicom
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 
 from appliance.network.limits import Limits
 from appliance.network.messages import A_ABORT, A_ASSOCIATE_RQ, A_RELEASE_RQ, P_DATA_TF, ProtocolError
@@ -247,9 +247,14 @@ class UpperLayer(DULServiceProvider):
         """Any other PDU is the library's."""
         try:
             decoded, event = self._decode_pdu(pdu)
-            decoded.to_primitive()  # as the state machine will, which cannot say whose fault it was
+            # As the state machine will, which cannot say whose fault it was.
+            primitive = decoded.to_primitive()
         except Exception as error:
             raise ProtocolError("pdu_content", "a PDU cannot be decoded") from error
+        if isinstance(primitive, A_ASSOCIATE) and any(
+            context.abstract_syntax is None for context in primitive.presentation_context_definition_list
+        ):
+            raise ProtocolError("pdu_content", "a presentation context names no abstract syntax")
         self._recv_pdu.put(decoded)
         self.event_queue.put(event)
 
