@@ -133,19 +133,22 @@ def without_data_set(command: bytes) -> bytes:
     return command[:start] + wire.short(wire.NO_DATA_SET) + command[start + 2 :]
 
 
+REQUEST = wire.associate_request([(CT, ["1.2.840.10008.1.2"])])
+
 WRONG_AT_ONCE = {
     "garbage": (b"GET / HTTP/1.1\r\nHost: edge\r\n\r\n" * 40, "pdu_type"),
     "unknown PDU type": (wire.pdu(0x09, b"\0" * 100), "pdu_type"),
     "request of 4 GiB": (struct.pack(">BBI", 1, 0, 0xFFFFFFFF) + b"\0" * 4096, "pdu_length"),
     "garbage in a request": (wire.pdu(0x01, b"\xa5\x5a" * 700), "pdu_content"),
     "request without items": (wire.pdu(0x01, b"\0\x01\0\0"), "pdu_content"),
+    "context without a class": (REQUEST.replace(b"\x30\0\0\x19", b"\x40\0\0\x19"), "pdu_content"),
     "data before the request": (wire.p_data(store_command()), "pdu_order"),
 }
 
 WRONG_IN_AN_ASSOCIATION = {
     "PDU of 4 GiB": (struct.pack(">BBI", 4, 0, 0xFFFFFFFF) + b"\0" * 4096, "pdu_length"),
     "garbage": (b"\xff" * 5000, "pdu_type"),
-    "second request": (wire.associate_request([(CT, ["1.2.840.10008.1.2"])]), "pdu_order"),
+    "second request": (REQUEST, "pdu_order"),
     "item longer than its PDU": (wire.pdu(4, struct.pack(">IBB", 5000, 1, 3) + b"\0" * 40), "pdv_length"),
     "item of length 0": (wire.pdu(4, struct.pack(">IBB", 0, 1, 3)), "pdv_length"),
     "item of length 1": (wire.pdu(4, struct.pack(">IBB", 1, 1, 3)), "pdv_length"),
@@ -237,7 +240,6 @@ def stalled_in_an_image(peer: Peer) -> bool:
     return peer.is_cut_off(CUT_OFF_S)
 
 
-REQUEST = wire.associate_request([(CT, ["1.2.840.10008.1.2"])])
 P_DATA_OF_AN_IMAGE = wire.p_data(store_command(), wire.pdv(STORE, 0, b"x" * 1000))
 
 TOO_SLOW: dict[str, tuple[Callable[[Peer], bool], str, bool]] = {
