@@ -21,6 +21,7 @@ from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from tests.dicom_samples import CtSeries, ct_image, part10, sample_uid, write_series
+from tests.support.certificates import certificates
 from tests.support.pacs import Orthanc, StoreScp, send
 from tests.support.processes import DCMTK_ENVIRONMENT, free_port, listens, program, stop, wait_until
 from tests.support.running import ENVIRONMENT, RunningAppliance
@@ -358,21 +359,6 @@ def test_who_may_not_send_and_when_nobody_may(tmp_path: Path) -> None:
         assert refusal(associate(port)) == (2, 3, 1), "no room on the disk"
     finally:
         assert stop(receive) == 0
-
-
-def certificates(folder: Path, *names: str) -> None:
-    """An authority `ca.pem` and, signed by it, `NAME.pem` with `NAME.key` for each name."""
-    openssl = program("/usr/bin/openssl", "openssl")
-
-    def run(*arguments: str | Path) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Test CA")
-    for name in names:
-        run("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        run("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
 
 
 def storescu_tls(port: int, folder: Path, files: list[Path], *identity: str | Path) -> int:
