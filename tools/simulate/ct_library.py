@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +55,13 @@ def save(path: Path, scans: list[Scan]) -> None:
     )
 
 
-def load(path: Path) -> Library:
-    """Read what `save` wrote."""
-    with np.load(path) as file:
-        return Library(file["clean"], file["noise"], file["body"])
+def load(paths: Sequence[Path]) -> Library:
+    """Read what `save` wrote, all files as one library."""
+    files = [np.load(path) for path in paths]
+    clean, noise, body = (
+        np.concatenate([file[name] for file in files]) for name in ("clean", "noise", "body")
+    )
+    return Library(clean, noise, body)
 
 
 def main() -> None:

@@ -72,6 +72,11 @@ class Canvas:
             alpha = alpha * within[box]
         self.hu[box] += (alpha * (hu - self.hu[box])).astype(np.float32)
 
+    def add(self, blob: Blob, hu: float, within: NDArray[np.bool_]) -> None:
+        """Raise the region by `hu` where `within` (fine grid) is True."""
+        box, alpha = self.alpha(blob)
+        self.hu[box] += (alpha * within[box] * hu).astype(np.float32)
+
     def covered(self, blob: Blob) -> NDArray[np.bool_]:
         """The fine-grid mask of the region."""
         box, alpha = self.alpha(blob)
@@ -162,6 +167,7 @@ def torso(size: int, rng: np.random.Generator) -> Phantom:
     if rng.uniform() < 0.5:
         _lungs(canvas, muscle, unit)
     _small_parts(canvas, muscle, inner, unit)
+    _strands(canvas, muscle, inner, unit)
     body_mask = canvas.covered(body)
     canvas.texture(body_mask, rng.choice([0.0, rng.uniform(0.5, 7)], p=[0.4, 0.6]), rng.uniform(1.8, 3.4))
     if rng.uniform() < 0.5:  # table
@@ -220,6 +226,25 @@ def _small_parts(canvas: Canvas, trunk: Blob, inner: NDArray[np.bool_], unit: fl
         )
 
 
+def _strands(canvas: Canvas, trunk: Blob, inner: NDArray[np.bool_], unit: float) -> None:
+    """Fine structure of low contrast, which a denoiser must not take for noise."""
+    rng = canvas.rng
+    largest = rng.uniform(4, 30)
+    for _ in range(rng.integers(0, 160)):
+        row, column = _inside(rng, trunk, 0.95)
+        thickness = rng.uniform(0.6, 2.5) * unit
+        strand = Blob(
+            row,
+            column,
+            thickness,
+            thickness * rng.uniform(1, 14),
+            rng.uniform(0, np.pi),
+            rng.uniform(1.5, 4.0),
+            softness=rng.uniform(0.5, 1.5),
+        )
+        canvas.add(strand, float(rng.uniform(-largest, largest)), inner)
+
+
 def leaves(size: int, rng: np.random.Generator) -> Phantom:
     """Training family 2: "dead leaves", overlapping regions of all sizes (Lee, Mumford, Huang 2001)."""
     canvas = Canvas(size, rng)
@@ -235,7 +260,7 @@ def leaves(size: int, rng: np.random.Generator) -> Phantom:
         radius = 1.2 * unit / max(rng.uniform(0.0, 1.0), 0.02)
         hu = rng.choice(
             [rng.uniform(-30, 110), rng.uniform(-130, -60), rng.uniform(-950, -500), rng.uniform(200, 1400)],
-            p=[0.72, 0.14, 0.07, 0.07],
+            p=[0.66, 0.14, 0.07, 0.13],
         )
         leaf = Blob(
             row,
@@ -248,6 +273,7 @@ def leaves(size: int, rng: np.random.Generator) -> Phantom:
             rng.choice([0.5, 1.0, 2.5, 6.0]),
         )
         canvas.paint(leaf, float(hu), within)
+    _strands(canvas, disc, within, unit)
     canvas.texture(within, rng.choice([0.0, rng.uniform(0.5, 7)], p=[0.4, 0.6]), rng.uniform(1.8, 3.4))
     return canvas.finish(within)
 

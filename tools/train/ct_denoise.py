@@ -50,11 +50,15 @@ class Training:
     learning_rate: float = 2e-3
     kept_noise: float = 0.1
     noise_hu: tuple[float, float] = (1.0, 120.0)
-    sigma_weight: float = 0.1
-    gradient_weight: float = 0.1
+    sigma_weight: float = 0.05
+    gradient_weight: float = 0.03
     average: float = 0.998
     seed: int = 1
-    library_sha256: str = ""
+    knee: float = 0.5
+    """Errors well below this many standard deviations of the noise count squared, larger ones linearly."""
+    library_sha256: tuple[str, ...] = ()
+    start_sha256: str = ""
+    """The ONNX file whose weights the run began with, if any."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def loss_of(network: UNet, batch: Batch, how: Training) -> tuple[Tensor, Tensor]
     """The training loss, and the remaining noise as a fraction of the noise (mean over patches)."""
     residual, sigma = bounded_residual(network(batch.seen), batch.level)
     error = (batch.noise * (1.0 - how.kept_noise) - residual) / batch.scale
-    fidelity = torch.sqrt(error**2 + 1e-3).mean()
+    fidelity = (torch.sqrt(error**2 + how.knee**2) - how.knee).mean() / how.knee
     steps = torch.diff(error, dim=2).abs().mean() + torch.diff(error, dim=3).abs().mean()
     estimate = torch.abs(torch.log(sigma / batch.sigma)).mean()
     left = ((batch.noise - residual) ** 2).mean((1, 2, 3)).sqrt() / (
@@ -116,11 +120,21 @@ def loss_of(network: UNet, batch: Batch, how: Training) -> tuple[Tensor, Tensor]
     return fidelity + how.gradient_weight * steps + how.sigma_weight * estimate, left.mean().detach()
 
 
-def train(library: Library, how: Training) -> UNet:
+def load_weights(network: UNet, path: Path) -> None:
+    """Take over the weights of an exported model."""
+    stored = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(str(path)).graph.initializer}
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(torch.from_numpy(stored[f"network.{name}"].copy()))
+
+
+def train(library: Library, how: Training, start: Path | None) -> UNet:
     """Train with AdamW, a cosine schedule and a running average of the weights."""
     torch.manual_seed(how.seed)
     rng = np.random.default_rng(how.seed)
     network = UNet()
+    if start is not None:
+        load_weights(network, start)
     averaged = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), how.learning_rate, weight_decay=1e-4)
     begun, recent = time.monotonic(), [0.0, 0.0]
@@ -182,19 +196,30 @@ def export(network: UNet, how: Training, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--library", type=Path, required=True)
+    parser.add_argument("--library", type=Path, nargs="+", required=True)
+    parser.add_argument("--start", type=Path, help="an exported model to go on from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Training.steps)
+    parser.add_argument("--learning-rate", type=float, default=Training.learning_rate)
     parser.add_argument("--seed", type=int, default=Training.seed)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     library = load(arguments.library)
-    digest = hashlib.sha256(arguments.library.read_bytes()).hexdigest()
-    how = Training(steps=arguments.steps, seed=arguments.seed, library_sha256=digest)
-    network = train(library, how)
+    how = Training(
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+        library_sha256=tuple(_sha256(path) for path in arguments.library),
+        start_sha256=_sha256(arguments.start) if arguments.start else "",
+    )
+    network = train(library, how, arguments.start)
     export(network, how, arguments.out)
     count = sum(parameter.numel() for parameter in network.parameters())
     sys.stdout.write(f"{arguments.out}: {count} parameters, {arguments.out.stat().st_size} bytes\n")
