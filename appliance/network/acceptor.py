@@ -191,7 +191,12 @@ class Acceptor:
     def _refusal(self, origin: Origin) -> Rejection | None:
         if self._draining.is_set():
             return TEMPORARY_CONGESTION
-        return self._admit(origin, self.origins())
+        try:
+            return self._admit(origin, self.origins())
+        except OSError as error:
+            # The library would swallow it and open the association without any storage.
+            _log.exception("admission_failed", extra={"error": type(error).__name__})
+            return TEMPORARY_CONGESTION
 
     def _on_accepted(self, _event: Event) -> None:
         self._accepted()

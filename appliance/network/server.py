@@ -25,6 +25,8 @@ from appliance.network.upper_layer import UpperLayer, bound, is_checked
 _BACKLOG = 256
 _CONNECTIONS_PER_ADDRESS = 256
 """Open connections from one address, associated or not: far more than any scanner needs."""
+_CONNECTIONS = 768
+"""Open connections from everywhere: with their files, below the usual limit of 1024 descriptors."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ class StoreServer(ThreadedAssociationServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether to serve a connection; one address cannot take all threads."""
         with self._counting:
-            if self._open[client_address[0]] >= _CONNECTIONS_PER_ADDRESS:
+            many = self._open[client_address[0]] >= _CONNECTIONS_PER_ADDRESS
+            if many or self._open.total() >= _CONNECTIONS:
                 self.misbehaved("connection_flood")
                 return False
             self._open[client_address[0]] += 1
