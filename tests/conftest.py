@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.journal_samples import close_journals
 from tests.support.pacs import Orthanc, StoreScp
 from tests.support.processes import ROOT
 from tests.support.running import RunningAppliance
@@ -29,6 +30,13 @@ def real_data() -> Callable[[str], Path]:
         return folder / path
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def no_journal_stays_open() -> Iterator[None]:
+    """Close the journals that the test opened with `open_journal`."""
+    yield
+    close_journals()
 
 
 @pytest.fixture

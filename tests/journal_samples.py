@@ -43,9 +43,19 @@ def artifact(uid: str, *, urgent: bool = False, study: str = "1.2.3") -> Artifac
     )  # fmt: skip
 
 
+_OPENED: list[Journal] = []
+
+
 def open_journal(folder: Path) -> Journal:
-    """A journal in `folder`, new or as it was left."""
-    return Journal(folder / "journal.sqlite")
+    """A journal in `folder`, new or as it was left. The end of the test closes it."""
+    _OPENED.append(Journal(folder / "journal.sqlite"))
+    return _OPENED[-1]
+
+
+def close_journals() -> None:
+    """Close what `open_journal` opened: Python 3.13 warns of database connections that are just dropped."""
+    while _OPENED:
+        _OPENED.pop().close()
 
 
 def planned_job(
