@@ -99,9 +99,10 @@ def _touch_series(connection: sqlite3.Connection, instance: Instance, *, changed
     )
 
 
-def spool_keys(connection: sqlite3.Connection) -> set[str]:
-    """The spool keys of all recorded instances: what a start compares the spool with."""
-    return {row["spool_key"] for row in connection.execute("SELECT spool_key FROM instances")}
+def is_recorded(connection: sqlite3.Connection, spool_key: str) -> bool:
+    """Whether a file of the spool belongs to a recorded instance."""
+    row = connection.execute("SELECT 1 FROM instances WHERE spool_key = ?", (spool_key,)).fetchone()
+    return row is not None
 
 
 def of_series(connection: sqlite3.Connection, series_instance_uid: str) -> list[sqlite3.Row]:

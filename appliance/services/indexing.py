@@ -15,7 +15,7 @@ from appliance.dicom.uids import station_device_uid
 from appliance.domain.errors import TryAgain
 from appliance.domain.types import Instance, Origin
 from appliance.journal.database import Journal
-from appliance.journal.instances import Recorded, record, spool_keys
+from appliance.journal.instances import Recorded, is_recorded, record
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import ring
@@ -147,22 +147,21 @@ def recover(config: Config, storage: Storage, indexer: Indexer) -> int:
     such an image or a duplicate that was not removed yet: recording it tells.
     """
     for key in storage.quarantine.abandoned_keys():
-        if storage.quarantine.finished(key) is None:
+        if not storage.quarantine.path(key).stat().st_size:  # a name that was made ahead
             storage.quarantine.remove(key)
-    with storage.journal.read() as connection:
-        known = spool_keys(connection)
     recovered = 0
-    for key in storage.originals.abandoned_keys():
-        if key in known:
-            continue
-        # A receiver that lives may remove a duplicate of its own at this very moment.
-        with suppress(FileNotFoundError):
-            instance = _recover(config, storage.originals, key)
-            if instance is None:
-                storage.originals.remove(key)
-            else:
-                indexer.add(instance)
-                recovered += 1
+    with storage.journal.read() as connection:
+        for key in storage.originals.abandoned_keys():
+            if is_recorded(connection, key):
+                continue
+            # A receiver that lives may remove a duplicate of its own at this very moment.
+            with suppress(FileNotFoundError):
+                instance = _recover(config, storage.originals, key)
+                if instance is None:
+                    storage.originals.remove(key)
+                else:
+                    indexer.add(instance)
+                    recovered += 1
     return recovered
 
 
