@@ -170,7 +170,8 @@ class JournalView:
     def _files(spool: Spool) -> set[str]:
         """The keys of all files with something in them; an empty one is a name that was made ahead."""
         sizes = {}
-        for path in spool.root.glob("*/*.dcm"):
-            with suppress(FileNotFoundError):  # removed a moment ago
-                sizes[path.stem] = path.stat().st_size
+        for folder in spool.root.iterdir():
+            with suppress(FileNotFoundError):  # renamed or removed a moment ago
+                for path in folder.glob("*.dcm"):
+                    sizes[path.stem] = path.stat().st_size
         return {key for key, size in sizes.items() if size}
