@@ -169,9 +169,16 @@ class JournalView:
     @staticmethod
     def _files(spool: Spool) -> set[str]:
         """The keys of all files with something in them; an empty one is a name that was made ahead."""
-        sizes = {}
-        for folder in spool.root.iterdir():
+        paths: list[Path] = []
+        for folder in list(spool.root.iterdir()):
             with suppress(FileNotFoundError):  # renamed or removed a moment ago
-                for path in folder.glob("*.dcm"):
-                    sizes[path.stem] = path.stat().st_size
-        return {key for key, size in sizes.items() if size}
+                paths += list(folder.glob("*.dcm"))
+        return {path.stem for path in paths if _size(path)}
+
+
+def _size(path: Path) -> int:
+    """The length of a file; 0 if it was removed a moment ago."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
