@@ -204,11 +204,13 @@ class Spool:
         for folder in list(self.root.iterdir()):
             if folder.name in self._batches or folder.suffix == _UNREADY or _is_held(folder / _LOCK):
                 continue
-            for file in list(folder.iterdir()):
-                if file.suffix == _SUFFIX:
-                    yield file.stem
-            if [file.name for file in folder.iterdir()] == [_LOCK]:
-                shutil.rmtree(folder)
+            # Another process that starts at the same time tidies as well.
+            with suppress(FileNotFoundError):
+                for file in list(folder.iterdir()):
+                    if file.suffix == _SUFFIX:
+                        yield file.stem
+                if [file.name for file in folder.iterdir()] == [_LOCK]:
+                    shutil.rmtree(folder)
 
     def finished(self, key: str) -> Content | None:
         """The content of a file if it was committed whole, else None."""
