@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -44,3 +45,26 @@ def completeness(arrival: Arrival, now_s: float, *, quiet_s: float, maximum_wait
     if now_s - arrival.first_s >= maximum_wait_s:
         return "maximum_wait"
     return None
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes that may still be written, at one moment."""
+
+    at_s: float
+    usable: float
+
+
+def seconds_to_full(samples: Sequence[Space]) -> float:
+    """When the disk will be full if it fills as it did over `samples`, the oldest first.
+
+    Infinite while it does not fill; 0 once nothing more may be written.
+    """
+    if samples and samples[-1].usable <= 0:
+        return 0.0
+    if len(samples) < 2:
+        return math.inf
+    first, last = samples[0], samples[-1]
+    written = first.usable - last.usable
+    elapsed_s = last.at_s - first.at_s
+    return last.usable * elapsed_s / written if written > 0 and elapsed_s > 0 else math.inf

@@ -154,8 +154,8 @@ WORKER_RESTARTS = Counter(
 
 
 @dataclass(frozen=True)
-class JournalGauge:
-    """A gauge that the monitor reads from the journal at each scrape."""
+class MonitorGauge:
+    """A gauge that the monitor fills at each scrape, from the journal or the disk."""
 
     name: str
     documentation: str
@@ -169,17 +169,27 @@ class JournalGauge:
         return family
 
 
-SERIES = JournalGauge("appliance_series", "Series in the journal, by state.", ("state",))
-JOBS = JournalGauge("appliance_jobs", "Jobs in the journal, by model and state.", ("model", "state"))
-OUTBOX = JournalGauge(
+SERIES = MonitorGauge("appliance_series", "Series in the journal, by state.", ("state",))
+JOBS = MonitorGauge("appliance_jobs", "Jobs in the journal, by model and state.", ("model", "state"))
+OUTBOX = MonitorGauge(
     "appliance_outbox_deliveries",
     "Deliveries in the journal, by destination, kind (originals or results) and state.",
     ("destination", "kind", "state"),
 )
-OLDEST_WAITING = JournalGauge(
+OLDEST_WAITING = MonitorGauge(
     "appliance_outbox_oldest_waiting_seconds",
     "Seconds that the oldest file waiting for the destination has waited.",
     ("destination",),
+)
+STORAGE_USABLE = MonitorGauge(
+    "appliance_storage_usable_bytes",
+    "Bytes that images and results may still take before new images are refused.",
+    (),
+)
+STORAGE_FULL = MonitorGauge(
+    "appliance_storage_full_seconds",
+    "Seconds until new images are refused if the disk fills as in the last hour; +Inf if it does not fill.",
+    (),
 )
 
 

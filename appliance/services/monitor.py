@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import sqlite3
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -20,6 +23,7 @@ from prometheus_client.metrics_core import Metric
 
 from appliance.config.schema import Config
 from appliance.domain.errors import ApplianceError, GiveUp, Misconfigured, TryAgain
+from appliance.domain.policy import Space, seconds_to_full
 from appliance.domain.states import SERIES
 from appliance.journal import summary
 from appliance.journal.database import Journal
@@ -32,6 +36,7 @@ PLAIN = "text/plain; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 CONNECTION_TIMEOUT_S = 10.0
 HEARTBEAT_S = 5.0
+FORECAST_FROM_S = 3600.0
 
 
 def serve(config: Config, process: Process) -> None:
@@ -53,6 +58,7 @@ def serve(config: Config, process: Process) -> None:
     process.ready()
     while not process.stopping.is_set():
         process.alive()
+        server.disk.look()
         process.wait(HEARTBEAT_S)
     server.shutdown()
     server.server_close()
@@ -93,6 +99,29 @@ class _JournalReader:
             return self._journal
 
 
+class _Disk:
+    """How much room there is, and how it went over the last hour."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = config.storage.path
+        self._reserve = config.storage.minimum_free_mb * 2**20
+        self._samples: deque[Space] = deque(maxlen=int(FORECAST_FROM_S / HEARTBEAT_S))
+        self.look()
+
+    def look(self) -> None:
+        """Take a sample."""
+        usable = shutil.disk_usage(self._folder).free - self._reserve
+        self._samples.append(Space(time.monotonic(), usable))
+
+    def families(self) -> list[Metric]:
+        """The gauges as of the latest sample."""
+        samples = list(self._samples)
+        return [
+            metrics.STORAGE_USABLE.family({(): max(0.0, samples[-1].usable)}),
+            metrics.STORAGE_FULL.family({(): seconds_to_full(samples)}),
+        ]
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -100,6 +129,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.config = config
         self.journal = _JournalReader(config.journal_path)
+        self.disk = _Disk(config)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A fault in one answer ends that answer; the log has it without the texts of others."""
@@ -143,7 +173,7 @@ def _families(server: _Server) -> list[Metric]:
     # Under systemd nobody supervises but systemd itself.
     if metrics.answers(run_directory, "run"):
         names.append("run")
-    families = metrics.collect(run_directory, names)
+    families = metrics.collect(run_directory, names) + server.disk.families()
     try:
         return families + _journal_families(server)
     except ApplianceError as error:

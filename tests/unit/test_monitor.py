@@ -67,6 +67,12 @@ def monitored(tmp_path: Path) -> Iterator[Monitored]:
     assert stop(started.process) == 0
 
 
+def test_the_room_that_is_left_is_a_metric(monitored: Monitored) -> None:
+    lines = dict(line.rsplit(" ", 1) for line in monitored.get("/metrics")[1].splitlines() if line[0] != "#")
+    assert float(lines["appliance_storage_usable_bytes"]) > 0
+    assert float(lines["appliance_storage_full_seconds"]) > 0
+
+
 def test_it_is_healthy_by_itself_but_not_ready(monitored: Monitored) -> None:
     assert monitored.get("/healthz") == (200, "ok\n")
     assert monitored.get("/readyz") == (503, "the receive process does not answer\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.domain.policy import SETTLE_S, Arrival, backoff_s, completeness
+from appliance.domain.policy import SETTLE_S, Arrival, Space, backoff_s, completeness, seconds_to_full
 
 SECONDS = st.floats(0.1, 1e5)
 CHANCE = st.floats(0.0, 1.0, exclude_max=True)
@@ -107,3 +108,17 @@ def test_what_is_complete_stays_complete_until_an_image_comes(
     if completeness(arrival, now_s, quiet_s=quiet_s, maximum_wait_s=maximum_wait_s) is not None:
         later = completeness(arrival, now_s + still_later_s, quiet_s=quiet_s, maximum_wait_s=maximum_wait_s)
         assert later is not None
+
+
+def test_the_disk_is_full_when_the_pace_of_the_last_hour_says_so() -> None:
+    assert seconds_to_full([Space(0, 1000), Space(5, 960), Space(10, 900)]) == 90
+    assert seconds_to_full([Space(0, 1000), Space(10, 1000)]) == math.inf
+    assert seconds_to_full([Space(0, 900), Space(10, 1000)]) == math.inf
+    assert seconds_to_full([Space(0, 1000)]) == math.inf
+    assert seconds_to_full([Space(0, 10), Space(10, -5)]) == 0
+
+
+@given(st.lists(st.tuples(SECONDS, st.floats(1, 1e15)), min_size=2))
+def test_a_forecast_is_never_negative(points: list[tuple[float, float]]) -> None:
+    samples = [Space(at_s, usable) for at_s, usable in sorted(points)]
+    assert seconds_to_full(samples) >= 0
