@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
 
 from tests.support.processes import ROOT, program, wait_until
 from tools.campaigns.crash import SIZE, SLICES
@@ -152,3 +154,18 @@ def test_a_jump_of_the_wall_clock_moves_no_timer(place: Place, jump: str) -> Non
         (first, last) = connection.execute("SELECT min(at), max(at) FROM history").fetchone()
     seen = datetime.fromisoformat(last) - datetime.fromisoformat(first)
     assert seen > timedelta(hours=23), "the clock of the appliance did not jump"
+
+
+@pytest.mark.slow
+def test_a_jump_of_the_wall_clock_ends_no_association(place: Place) -> None:
+    series = new_series(place.template, place.folder / "sent")
+    entity = AE("SCANNER")
+    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    association = entity.associate("127.0.0.1", place.tree.port, ae_title="EDGE")
+    for number, path in enumerate(series.images.values()):
+        if number == SLICES // 2:
+            place.clock.jump("+1d")
+            time.sleep(3.0)
+        assert association.send_c_store(path).Status == 0x0000
+    association.release()
+    place.assert_everything_arrives(series)
