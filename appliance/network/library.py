@@ -17,7 +17,7 @@ _config.LOG_HANDLER_LEVEL = "none"
 _config.STORE_SEND_CHUNKED_DATASET = True
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 # pynetdicom's timers run on the wall clock: setting it forward would end every open association.
-timer.time = SimpleNamespace(time=time.monotonic)  # type: ignore[assignment]
+timer.time = SimpleNamespace(time=time.monotonic)  # type: ignore[attr-defined, assignment]
 
 
 def tune_socket(event: Event) -> None:
