@@ -1,4 +1,4 @@
-"""`tools/campaign crash` and `fuzz`: run a campaign, print its table, say whether anything was found."""
+"""`tools/campaign crash`, `receive` and `fuzz`: run one, print its table, say whether anything was found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from tools.campaigns import fuzz
+from tools.campaigns import fuzz, receive_crash, receive_report
 from tools.campaigns.crash import Crash, bench, crash, draw_points, last_look
 from tools.campaigns.pacs import STORESCP
 from tools.campaigns.report import DOCUMENT, Campaign, into_document, markdown
@@ -26,7 +26,7 @@ def main() -> int:
     arguments = _arguments()
     # So that an end by SIGTERM takes the appliance and the PACS along, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    campaign: Campaign | fuzz.Fuzz
+    campaign: Campaign | receive_crash.ReceiveCampaign | fuzz.Fuzz
     if arguments.kind == "fuzz":
         campaign = fuzz.run(arguments.inputs, arguments.seed, lambda done: _say(f"{done} inputs"))
         text, found = fuzz.markdown(campaign), campaign.faults
@@ -34,10 +34,17 @@ def main() -> int:
         if not os.access(STORESCP, os.X_OK):
             return _say(f"{STORESCP} is missing: install the Debian package dcmtk", 2)
         try:
-            campaign = _crash(arguments.points, arguments.seed, arguments.receivers)
+            if arguments.kind == "receive":
+                campaign = _receive(
+                    arguments.points, arguments.seed, senders=arguments.senders, receivers=arguments.receivers
+                )
+                text = receive_report.markdown(campaign)
+            else:
+                campaign = _crash(arguments.points, arguments.seed, arguments.receivers)
+                text = markdown(campaign)
         except RuntimeError as error:
             return _say(str(error), 2)
-        text, found = markdown(campaign), campaign.problems
+        found = campaign.problems
     _say(text)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(asdict(campaign), indent=2) + "\n")
@@ -53,10 +60,15 @@ def _arguments() -> argparse.Namespace:
     crashes.add_argument("--points", type=int, default=30, help="how many crashes (about 6 s each)")
     crashes.add_argument("--seed", type=int, default=1, help="decides stages, victims and series")
     crashes.add_argument("--receivers", type=int, default=1, help="how many processes receive")
+    receives = kinds.add_parser("receive", help="kill processes while several scanners send, without models")
+    receives.add_argument("--points", type=int, default=200, help="how many kills (about 4 s each)")
+    receives.add_argument("--seed", type=int, default=1, help="decides victims and moments")
+    receives.add_argument("--senders", type=int, default=4, help="how many scanners send at the same time")
+    receives.add_argument("--receivers", type=int, default=2, help="how many processes receive")
     inputs = kinds.add_parser("fuzz", help="feed broken PDUs and command sets to the receiver's parser")
     inputs.add_argument("--inputs", type=int, default=1_000_000, help="how many (thousands a second)")
     inputs.add_argument("--seed", type=int, default=1, help="decides every input")
-    for kind in (crashes, inputs):
+    for kind in (crashes, receives, inputs):
         kind.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
         kind.add_argument("--document", action="store_true", help=f"put the table into {DOCUMENT.name}")
     return parser.parse_args()
@@ -86,6 +98,30 @@ def _crash(points: int, seed: int, receivers: int) -> Campaign:
     return campaign
 
 
+def _receive(points: int, seed: int, *, senders: int, receivers: int) -> receive_crash.ReceiveCampaign:
+    """As `_crash`, but with several scanners and no model."""
+    begin = time.monotonic()
+    enough = threading.Event()
+    _on_interrupt(enough)
+    crashes: list[receive_crash.ReceiveCrash] = []
+    folder = Path(tempfile.mkdtemp(prefix="receive-campaign-"))
+    _say(f"works in {folder}")
+    with receive_crash.bench(folder, senders=senders, receivers=receivers) as made:
+        for kill in receive_crash.draw_kills(made, points, random.Random(seed)):
+            crashes.append(receive_crash.receive_crash(made, kill))
+            _say(_receive_line(crashes[-1]))
+            if enough.is_set():
+                break
+        late = receive_crash.last_look(made)
+        undisturbed_s = made.undisturbed_s
+    campaign = receive_crash.ReceiveCampaign(
+        seed, senders, receivers, undisturbed_s, tuple(crashes), tuple(late), time.monotonic() - begin
+    )
+    if not campaign.problems:
+        shutil.rmtree(folder)
+    return campaign
+
+
 def _on_interrupt(enough: threading.Event) -> None:
     def on_interrupt(_number: int, _frame: object) -> None:
         enough.set()
@@ -97,6 +133,12 @@ def _on_interrupt(enough: threading.Event) -> None:
 def _line(one: Crash) -> str:
     result = "; ".join(one.problems) or "nothing lost, nothing twice"
     return f"{one.point.number + 1:4d}  {one.point.victim:<8} {one.stage:<20} {one.seconds:5.1f} s  {result}"
+
+
+def _receive_line(one: receive_crash.ReceiveCrash) -> str:
+    result = "; ".join(one.problems) or "nothing lost, nothing twice"
+    at = f"{one.acknowledged} of {one.images} images"
+    return f"{one.kill.number + 1:4d}  {one.kill.victim:<10} {at:<20} {one.seconds:5.1f} s  {result}"
 
 
 def _say(text: str, status: int = 0) -> int:

@@ -183,7 +183,7 @@ def crash(bench: Bench, point: Point) -> Crash:
     if point.victim == SUPERVISOR:
         bench.tree.start()
     scanner.join()
-    found += _calm_down(bench, series)
+    found += calm_down(bench.tree, bench.journal, series)
     expected = bench.references[point.template]
     found += problems(bench.journal, bench.pacs, series, scanner.acknowledged, expected)
     if not scanner.is_done:
@@ -204,19 +204,22 @@ def crash(bench: Bench, point: Point) -> Crash:
     )
 
 
-def _calm_down(bench: Bench, series: Series) -> list[str]:
-    """Wait until the series is at its end, all processes live and spool and journal agree."""
+def calm_down(tree: Tree, journal: JournalView, series: Series) -> list[str]:
+    """Wait until the series is at its end, all processes live and spool and journal agree.
+
+    Returns what has not come about in time.
+    """
     end = time.monotonic() + _PATIENCE_S
-    while pending := bench.journal.pending(series):
+    while pending := journal.pending(series):
         if time.monotonic() > end:
             return [f"STUCK: after {_PATIENCE_S:g} s still {pending}"]
         time.sleep(0.05)
-    while missing := set(bench.tree.names) - set(bench.tree.processes()):
+    while missing := set(tree.names) - set(tree.processes()):
         if time.monotonic() > end:
             return [f"STUCK: after {_PATIENCE_S:g} s not restarted: {', '.join(sorted(missing))}"]
         time.sleep(0.05)
     end = time.monotonic() + _TIDY_S
-    while untidy := bench.journal.untidy():
+    while untidy := journal.untidy():
         if time.monotonic() > end:
             return [f"UNTIDY: {untidy}"]
         time.sleep(0.05)
