@@ -48,6 +48,8 @@ class Training:
     patches: int = 4
     patch: int = 80
     learning_rate: float = 2e-3
+    bone_choices: int = 4
+    """Half of the patches are the one with most bone of this many: bone is rare and hard."""
     kept_noise: float = 0.1
     noise_hu: tuple[float, float] = (1.0, 120.0)
     sigma_weight: float = 0.05
@@ -80,9 +82,12 @@ def noisy_image(library: Library, rng: np.random.Generator, how: Training) -> tu
     in_library = max(float(field[::3, ::3][library.body[index, ::3, ::3]].std()), 0.1)
     factor = float(np.clip(wanted / in_library, 0.02, 4.0))
     rows, columns = field.shape
-    top = int(rng.integers(rows // 10, rows * 9 // 10 - how.patch))
-    left = int(rng.integers(columns // 10, columns * 9 // 10 - how.patch))
-    window = slice(top, top + how.patch), slice(left, left + how.patch)
+    windows = []
+    for _ in range(int(rng.choice([1, how.bone_choices]))):
+        top = int(rng.integers(rows // 10, rows * 9 // 10 - how.patch))
+        left = int(rng.integers(columns // 10, columns * 9 // 10 - how.patch))
+        windows.append((slice(top, top + how.patch), slice(left, left + how.patch)))
+    window = max(windows, key=lambda place: float((library.clean[index][place][::4, ::4] > 200.0).mean()))
     clean = library.clean[index][window]
     noisy = np.round(clean + np.float32(factor) * field[window])  # stored as integers
     if rng.uniform() < 0.5:  # most scanners store nothing below -1024
@@ -121,11 +126,13 @@ def loss_of(network: UNet, batch: Batch, how: Training) -> tuple[Tensor, Tensor]
 
 
 def load_weights(network: UNet, path: Path) -> None:
-    """Take over the weights of an exported model."""
+    """Take over the weights of an exported model; inputs that it does not have begin with the weight 0."""
     stored = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(str(path)).graph.initializer}
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            parameter.copy_(torch.from_numpy(stored[f"network.{name}"].copy()))
+            known = torch.from_numpy(stored[f"network.{name}"].copy())
+            parameter.zero_()
+            parameter[tuple(slice(length) for length in known.shape)] = known
 
 
 def train(library: Library, how: Training, start: Path | None) -> UNet:

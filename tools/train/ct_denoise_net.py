@@ -15,8 +15,13 @@ BOUND_SIGMAS = 3.0
 """The residual never exceeds this many local noise standard deviations."""
 DC_WINDOW = 31
 """The mean of the residual over this many pixels is removed, so that local mean HU is preserved."""
-SEARCH = (-6, -4, -2, 0, 2, 4, 6)
-"""Rows and columns, relative to a pixel, of the pixels that its non-local mean is made of."""
+NEIGHBOURS = tuple(
+    (row, column)
+    for row in range(-6, 7)
+    for column in range(-6, 7)
+    if 0 < max(abs(row), abs(column)) <= 3 or (row % 2 == column % 2 == 0 and (row, column) != (0, 0))
+)
+"""The pixels, relative to a pixel, that its non-local mean is made of: all near ones, every other far one."""
 NON_LOCAL_WEIGHTS = ((1.2, 1.0), (2.0, 0.25))
 """Start and rate of the cautious and of the bold weights."""
 GATE_HU = (0.5, 2.0)
@@ -49,39 +54,38 @@ def _mean_where(values: Tensor, weights: Tensor) -> Tensor:
     return total / (torch.sum(weights, dim=(1, 2, 3), keepdim=True) + 1.0)
 
 
-def non_local_residuals(image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Image minus its non-local means, in units of `level`: cautious and bold; each (b, 1, h, w).
+def non_local_residuals(image: Tensor, level: Tensor) -> list[Tensor]:
+    """For each of NON_LOCAL_WEIGHTS: (residual, share of neighbours that count), each (b, 1, h, w).
 
-    Non-local means (Buades, Coll, Morel 2005) with a sparse search window: with the correlated noise
-    of CT, every second neighbour says as much. The weight of a neighbour is exp(-rate * (d - start)),
-    at most 1, where d is the mean squared difference of patches of 5 x 5.
+    The residual is the image minus its non-local mean (Buades, Coll, Morel 2005) in units of `level`.
+    The weight of a neighbour is exp(-rate * (d - start)), at most 1, where d is the mean squared
+    difference of patches of 5 x 5. Far neighbours are sparse: in the correlated noise of CT, every
+    second one says as much.
     """
-    reach = SEARCH[-1]
+    reach = max(row for row, _ in NEIGHBOURS)
     scaled = image / level
     padded = functional.pad(scaled, (reach, reach, reach, reach), mode="reflect")
     shifted = [
         padded[:, :, reach + row : _end(row - reach), reach + column : _end(column - reach)]
-        for row in SEARCH
-        for column in SEARCH
-        if (row, column) != (0, 0)
+        for row, column in NEIGHBOURS
     ]
     difference = scaled - torch.cat(shifted, dim=1)
     count = len(shifted)
     distance = functional.avg_pool2d(difference * difference, 5, 1, 2, count_include_pad=False)
     total = torch.ones(1, count, 1, 1)  # a convolution sums channels faster than a reduction does
-    residuals = []
+    found = []
     for start, rate in NON_LOCAL_WEIGHTS:
         weight = torch.exp(torch.clamp(rate * start - rate * distance, max=0.0))
         norm = functional.conv2d(weight, total) + 1.0
-        residuals.append(functional.conv2d(weight * difference, total) / norm)
-    return residuals[0], residuals[1]
+        found += [functional.conv2d(weight * difference, total) / norm, norm / (count + 1)]
+    return found
 
 
 def _end(offset: int) -> int | None:
     return offset if offset < 0 else None
 
 
-FEATURES = 9
+FEATURES = 11
 
 
 def features(image: Tensor, level: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ def features(image: Tensor, level: Tensor) -> Tensor:
     local = box_mean(image, 9)
     wide = box_mean(image, 33)
     detail = (image - local) / level
-    cautious, bold = non_local_residuals(image, level)
+    cautious, cautious_share, bold, bold_share = non_local_residuals(image, level)
     return torch.cat(
         [
             torch.clamp(detail, -6.0, 6.0) / 3.0,
@@ -105,6 +109,8 @@ def features(image: Tensor, level: Tensor) -> Tensor:
             torch.clamp((image - 40.0) / 200.0, -1.5, 1.5),
             torch.clamp(image / 1000.0, -1.1, 2.0),
             (torch.log(level) / 4.0).expand_as(image),
+            cautious_share,
+            bold_share,
         ],
         dim=1,
     )
