@@ -75,7 +75,11 @@ class Draft:
         self._size = 0
         self._hash = hashlib.sha256()
         self._descriptor = os.open(self.path, os.O_RDWR)
-        self._append(bytes(PREAMBLE_BYTES) + header)
+        try:
+            self._append(bytes(PREAMBLE_BYTES) + header)
+        except OSError:
+            self.abandon()
+            raise
 
     @property
     def content(self) -> Content:

@@ -127,6 +127,24 @@ def test_a_sync_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     assert contents(spool) == {}
 
 
+def test_a_header_that_does_not_fit_leaves_neither_file_nor_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.put((b"first",))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(TryAgain, match="No space left"):
+            spool.draft(b"header")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert list(contents(spool).values()) == [b"first"]
+
+
 def test_a_write_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     """The file size limit stops the write in the middle, as a full disk does."""
     leave(
