@@ -24,6 +24,7 @@ from pynetdicom.events import EVT_C_STORE, EVT_CONN_OPEN, EVT_REQUESTED, Event
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import Verification, register_uid, uid_to_service_class  # type: ignore[attr-defined]
 
+from appliance.network.library import keep_responses
 from tests.support.processes import free_port
 
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -83,9 +84,7 @@ def associate(
         ae_title=called,
         evt_handlers=[(EVT_CONN_OPEN, _send_at_once)],
     )
-    # Under load the library's second thread sometimes takes a response away from the one that waits for it.
-    take = association.dimse.get_msg
-    association.dimse.get_msg = lambda block=False: take(block) if block else (None, None)  # type: ignore[method-assign]
+    keep_responses(association)
     return association
 
 
