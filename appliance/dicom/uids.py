@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID, uuid5
 
-from appliance.domain.identity import IMPLEMENTATION_CLASS_UID as IMPLEMENTATION_CLASS_UID
-from appliance.domain.identity import IMPLEMENTATION_VERSION_NAME as IMPLEMENTATION_VERSION_NAME
-
 NAMESPACE = UUID("5f0c9a35-6c1b-5a6e-9f5e-6d1f9d3d7b42")
 """The name space of every derived UID. Changing it forks every series that was ever derived."""
 
