@@ -78,7 +78,11 @@ DELIVERY = _lifecycle(
     ("sending", "retry", "pending"),
     ("sending", "lease_lost", "pending"),
     ("sending", "reject", "rejected"),
-    ("rejected", "requeue", "pending"),
+    ("stored", "commit", "committed"),
+    # The destination says that it does not have what it took: it is sent again.
+    ("stored committed", "lost", "pending"),
+    ("pending rejected", "drop", "dropped"),
+    ("rejected dropped", "requeue", "pending"),
 )
 
 LIFECYCLES: Mapping[str, Lifecycle] = MappingProxyType(

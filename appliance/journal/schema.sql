@@ -103,7 +103,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
     study_instance_uid TEXT NOT NULL,
     series_instance_uid TEXT NOT NULL,
     priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 2),
-    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'stored', 'rejected')),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'stored', 'committed', 'rejected', 'dropped')),
     attempts INTEGER NOT NULL DEFAULT 0,
     due_s REAL NOT NULL DEFAULT 0,
     status INTEGER,                             -- last DIMSE status
