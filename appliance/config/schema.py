@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from appliance.config.values import (
     DEFAULT_QUIET_S,
@@ -119,6 +119,31 @@ class Storage(_Section):
     )
 
 
+class DestinationTLS(_Section):
+    """DICOM over TLS to a destination (PS3.15 Annex B), which has to prove who it is."""
+
+    ca: ReadableFile = Field(
+        description="PEM file with the authorities that may sign the destination's certificate."
+    )
+    certificate: ReadableFile | None = Field(
+        default=None,
+        description="PEM file with the certificate chain that the appliance shows. Left out: none is shown.",
+    )
+    key: ReadableFile | None = Field(
+        default=None, description="PEM file with the certificate's private key; goes with `certificate`."
+    )
+    name: Host | None = Field(
+        default=None,
+        description="Host name or address in the destination's certificate, where it is not `host`.",
+    )
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> DestinationTLS:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
 class DicomDestination(_Section):
     """A DICOM node that receives originals, results or both."""
 
@@ -129,6 +154,7 @@ class DicomDestination(_Section):
     required: bool = Field(
         default=True, description="Retention and storage commitment wait for this destination."
     )
+    tls: DestinationTLS | None = Field(default=None, description="TLS to the destination. Left out: no TLS.")
 
 
 class Match(_Section):

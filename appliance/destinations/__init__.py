@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from appliance.config.schema import Config, DicomDestination
+from appliance.config.schema import Config
 from appliance.destinations.base import Destination
 from appliance.destinations.dicom import DicomStore
 
-DESTINATIONS: Mapping[str, Callable[[Config, DicomDestination], Destination]] = {"dicom": DicomStore}
+DESTINATIONS: Mapping[str, Callable[[Config, str], Destination]] = {"dicom": DicomStore}
+"""By kind: makes a destination of a configuration and of its name there."""

@@ -19,7 +19,7 @@ class Parcel:
 
 
 class Destination(Protocol):
-    """Takes parcels to one place."""
+    """Takes parcels to one place. Belongs to one thread, and may keep a connection open between two calls."""
 
     def send(self, parcels: Sequence[Parcel], settle: Callable[[Parcel, SendResult], bool]) -> None:
         """Send the parcels in order and tell `settle` at once what became of each.
@@ -30,4 +30,16 @@ class Destination(Protocol):
         Raises:
             TryAgain: the destination as a whole cannot be reached; parcels not settled were not tried.
         """
+        ...
+
+    def probe(self) -> None:
+        """Ask whether the destination is there, without sending anything.
+
+        Raises:
+            TryAgain: it does not answer.
+        """
+        ...
+
+    def rest(self) -> None:
+        """There is nothing to send for now: let go of what is kept open."""
         ...

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from appliance.config.schema import Config, DicomDestination
+from appliance.config.schema import Config
 from appliance.destinations.base import Parcel
 from appliance.domain.errors import TryAgain
 from appliance.domain.types import Postponed, Priority, SendResult
-from appliance.network.requestor import MAXIMUM_CONTEXTS, Peer, StoreAssociation
+from appliance.network.requestor import MAXIMUM_CONTEXTS, StoreAssociation, echo, peer_of
 
 
 class DicomStore:
     """Sends by C-STORE, one association for a batch."""
 
-    def __init__(self, config: Config, destination: DicomDestination) -> None:
-        self._peer = Peer(
-            destination.ae_title,
-            destination.host,
-            destination.port,
-            config.station.ae_title,
-            config.delivery.dimse_timeout_s,
-        )
+    def __init__(self, config: Config, name: str) -> None:
+        self._peer = peer_of(config, name)
 
     def send(self, parcels: Sequence[Parcel], settle: Callable[[Parcel, SendResult], bool]) -> None:
         """See `Destination.send`. The files go out as they lie, in the syntax that they were stored in."""
@@ -38,6 +32,13 @@ class DicomStore:
                         return
                     if isinstance(result, Postponed) and not association.is_open:
                         raise TryAgain(f"{self._peer.ae_title} ended the association")
+
+    def probe(self) -> None:
+        """See `Destination.probe`: C-ECHO (PS3.4 A.4)."""
+        echo(self._peer)
+
+    def rest(self) -> None:
+        """See `Destination.rest`: nothing is kept open."""
 
 
 def _context(parcel: Parcel) -> tuple[str, str]:

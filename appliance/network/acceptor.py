@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -57,24 +56,6 @@ class Listener:
     port: int
     shared: bool
     tls: ssl.SSLContext | None = None
-
-
-def tls_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer (PS3.15 B.12); with `ca`, peers must show a certificate that it signed.
-
-    Raises:
-        Misconfigured: a file does not fit the others.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-        if ca is not None:
-            context.load_verify_locations(ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise Misconfigured([f"listener.tls: the certificate, key or ca cannot be used: {error}"]) from error
-    return context
 
 
 class Acceptor:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import ssl
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from pynetdicom import AE, build_context, evt
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from appliance.config.schema import Config
 from appliance.domain.errors import TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.types import Postponed, Refused, SendResult, Stored
 from appliance.network.library import keep_responses, tune_socket
+from appliance.network.tls import client_context
 
 MAXIMUM_CONTEXTS = 128
 _HIGH, _MEDIUM = 1, 0  # (0000,0700), PS3.7 E.1; pynetdicom's own default is LOW
@@ -26,13 +31,97 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Peer:
-    """A storage SCP and how long to wait for it."""
+    """Who is called, as whom, and how long to wait for an answer.
+
+    With `tls`, its certificate must be for `tls_name`, or for `host` where that is None.
+    """
 
     ae_title: str
     host: str
     port: int
     calling_ae_title: str
     response_timeout_s: float
+    tls: ssl.SSLContext | None = None
+    tls_name: str | None = None
+
+
+def peer_of(config: Config, name: str) -> Peer:
+    """The destination that the configuration calls `name`.
+
+    Raises:
+        Misconfigured: its TLS files cannot be used.
+    """
+    destination, tls = config.destinations[name], None
+    if destination.tls is not None:
+        files = destination.tls
+        tls = client_context(f"destinations.{name}.tls", files.certificate, files.key, files.ca)
+    return Peer(
+        destination.ae_title,
+        destination.host,
+        destination.port,
+        config.station.ae_title,
+        config.delivery.dimse_timeout_s,
+        tls,
+        destination.tls.name if destination.tls else None,
+    )
+
+
+class NothingAccepted(TryAgain):
+    """The peer is there, but accepts none of the presentation contexts."""
+
+
+def open_association(
+    peer: Peer,
+    contexts: Iterable[tuple[str, Sequence[str]]],
+    *,
+    scp_roles: Collection[str] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Association:
+    """Open an association with one presentation context for each (abstract syntax, transfer syntaxes).
+
+    `scp_roles` are the abstract syntaxes for which the caller, and not the peer, is the SCP (PS3.7 D.3.3.4).
+
+    Raises:
+        TryAgain: the peer cannot be reached, or it rejects or aborts the association.
+        NothingAccepted: no context can be used.
+    """
+    entity = AE(ae_title=peer.calling_ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.acse_timeout = _ACSE_TIMEOUT_S
+    entity.connection_timeout = _ACSE_TIMEOUT_S
+    entity.dimse_timeout = peer.response_timeout_s
+    entity.network_timeout = peer.response_timeout_s
+    try:
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=[build_context(abstract, list(syntaxes)) for abstract, syntaxes in contexts],
+            ae_title=peer.ae_title,
+            ext_neg=[build_role(UID(abstract), scp_role=True) for abstract in scp_roles],
+            tls_args=(peer.tls, peer.tls_name or peer.host) if peer.tls else None,
+            evt_handlers=[(evt.EVT_CONN_OPEN, tune_socket), *handlers],
+        )
+    except OSError as error:
+        raise TryAgain(f"{peer.ae_title} at {peer.host}:{peer.port}: {error.strerror}") from error
+    if not association.is_established:
+        kind = NothingAccepted if association.rejected_contexts else TryAgain
+        raise kind(f"{peer.ae_title} at {peer.host}:{peer.port} {_refusal(association)}")
+    return association
+
+
+def echo(peer: Peer) -> None:
+    """Verify that the peer answers (C-ECHO, PS3.4 annex A).
+
+    Raises:
+        TryAgain: it does not, or not with success.
+    """
+    association = open_association(peer, [(Verification, [ImplicitVRLittleEndian])])
+    keep_responses(association)
+    status = association.send_c_echo().get("Status")
+    association.release()
+    if status != 0x0000:
+        raise TryAgain(f"{peer.ae_title} at {peer.host}:{peer.port} does not answer a C-ECHO")
 
 
 class StoreAssociation:
@@ -45,29 +134,16 @@ class StoreAssociation:
     """
 
     def __init__(self, peer: Peer, contexts: Collection[tuple[str, str]]) -> None:
-        entity = AE(ae_title=peer.calling_ae_title)
-        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.acse_timeout = _ACSE_TIMEOUT_S
-        entity.connection_timeout = _ACSE_TIMEOUT_S
-        entity.dimse_timeout = peer.response_timeout_s
-        entity.network_timeout = peer.response_timeout_s
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, tune_socket)]
-        self._association: Association = entity.associate(
-            peer.host,
-            peer.port,
-            # One syntax for each context: else the peer may choose one that the file does not have.
-            contexts=[build_context(sop_class, syntax) for sop_class, syntax in sorted(contexts)],
-            ae_title=peer.ae_title,
-            evt_handlers=handlers,
-        )
-        keep_responses(self._association)
         self._message_id = 0
-        # A peer that accepts the association and none of its contexts is aborted by the library, but
-        # it is there, and each object is refused on its own.
-        rejected_contexts = self._association.rejected_contexts
-        if not self._association.is_established and not rejected_contexts:
-            raise TryAgain(f"{peer.ae_title} at {peer.host}:{peer.port} {self._refusal()}")
+        self._association: Association | None = None
+        self._accepted: set[tuple[str, str]] = set()
+        pairs = [(sop_class, [syntax]) for sop_class, syntax in sorted(contexts)]
+        try:
+            # One syntax for each context: else the peer may choose one that the file does not have.
+            self._association = open_association(peer, pairs)
+        except NothingAccepted:
+            return
+        keep_responses(self._association)
         self._accepted = {
             (str(context.abstract_syntax), str(context.transfer_syntax[0]))
             for context in self._association.accepted_contexts
@@ -79,7 +155,7 @@ class StoreAssociation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._association.is_established:
+        if self._association is None or not self.is_open:
             return
         if kind is None:
             self._association.release()
@@ -89,7 +165,7 @@ class StoreAssociation:
     @property
     def is_open(self) -> bool:
         """False once the peer has gone; the next object needs a new association."""
-        return bool(self._association.is_established)
+        return self._association is not None and bool(self._association.is_established)
 
     def send(self, file: Path, sop_class_uid: str, transfer_syntax_uid: str, *, urgent: bool) -> SendResult:
         """Send the data set of one file and say what became of it.
@@ -101,7 +177,7 @@ class StoreAssociation:
                 f"the destination does not accept SOP class {sop_class_uid}"
                 f" in transfer syntax {transfer_syntax_uid}"
             )
-        if not self.is_open:
+        if self._association is None or not self.is_open:
             return Postponed("the association is closed")
         self._message_id = self._message_id % 0xFFFF + 1
         try:
@@ -118,17 +194,19 @@ class StoreAssociation:
             return Postponed("no response")
         return _judge(int(status))
 
-    def _refusal(self) -> str:
-        association = self._association
-        if association.is_rejected:
-            primitive = association.acceptor.primitive
-            if primitive is not None:
-                code = f"{primitive.result}/{primitive.result_source}/{primitive.diagnostic}"
-                return f"rejects the association ({code})"
-            return "rejects the association"
-        if association.is_aborted:
-            return "cannot be reached or aborts the association"
-        return "does not answer"
+
+def _refusal(association: Association) -> str:
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        if primitive is not None:
+            code = f"{primitive.result}/{primitive.result_source}/{primitive.diagnostic}"
+            return f"rejects the association ({code})"
+        return "rejects the association"
+    if association.rejected_contexts:
+        return "accepts no presentation context"
+    if association.is_aborted:
+        return "cannot be reached or aborts the association"
+    return "does not answer"
 
 
 def _judge(status: int) -> SendResult:

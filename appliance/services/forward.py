@@ -163,7 +163,7 @@ def serve(config: Config, process: Process) -> None:
     if taken_back:
         _log.warning("taken_back", extra={"deliveries": taken_back})
     workers = [
-        Worker(name, DESTINATIONS[settings.kind](config, settings), config, storage)
+        Worker(name, DESTINATIONS[settings.kind](config, name), config, storage)
         for name, settings in config.destinations.items()
         for _ in range(config.delivery.associations)
     ]

@@ -30,10 +30,10 @@ from appliance.network.acceptor import (
     Acceptor,
     Listener,
     Rejection,
-    tls_context,
 )
 from appliance.network.limits import Limits
 from appliance.network.reception import Reply, StoreRequest
+from appliance.network.tls import server_context
 from appliance.observe import metrics
 from appliance.observe.process import Process
 from appliance.services.admission import OpenAssociations, peer_of
@@ -263,7 +263,7 @@ def serve(config: Config, process: Process, limits: Limits | None = None) -> Non
     plain = Listener(settings.host, settings.port, shared=settings.processes > 1)
     acceptor.listen(plain)
     if settings.tls is not None:
-        tls = tls_context(settings.tls.certificate, settings.tls.key, settings.tls.ca)
+        tls = server_context(settings.tls.certificate, settings.tls.key, settings.tls.ca)
         acceptor.listen(replace(plain, port=settings.tls.port, tls=tls))
     process.ready()
     while not process.stopping.is_set():

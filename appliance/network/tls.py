@@ -1,0 +1,47 @@
+"""TLS as PS3.15 B.12 and BCP 195 want it: version 1.2 or newer, in either role."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from appliance.domain.errors import Misconfigured
+
+
+def server_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
+    """For a port; with `ca`, peers must show a certificate that it signed.
+
+    Raises:
+        Misconfigured: a file does not fit the others.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _configure(context, "listener.tls", certificate, key, ca)
+    if ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(setting: str, certificate: Path | None, key: Path | None, ca: Path) -> ssl.SSLContext:
+    """For connections to a peer, whose certificate `ca` must have signed for the name that is called.
+
+    `setting` is where the files are named, for the message.
+
+    Raises:
+        Misconfigured: a file does not fit the others.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _configure(context, setting, certificate, key, ca)
+    return context
+
+
+def _configure(
+    context: ssl.SSLContext, setting: str, certificate: Path | None, key: Path | None, ca: Path | None
+) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured([f"{setting}: the certificate, key or ca cannot be used: {error}"]) from error
