@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.config.schema import ResultObjects
 from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE, NOISE_REDUCTION
 from appliance.dicom.outcome import Code, Enhanced, Findings, Identity, ModelIdentity, StationIdentity
 from appliance.dicom.volume import Volume, load_volume
+from appliance.results import Produced, write
 from tests.dicom_samples import CtSeries, write_series
 
 IDENTITY = Identity(
@@ -50,6 +53,19 @@ def revised(revision: int) -> Identity:
 def sample_volume(folder: Path, series: CtSeries) -> Volume:
     """A synthetic series, written and loaded."""
     return load_volume(write_series(folder, series))
+
+
+def produce(
+    outcome: Enhanced | Findings,
+    volume: Volume,
+    identity: Identity = IDENTITY,
+    kinds: Collection[str] | None = None,
+) -> Iterator[Produced]:
+    """The result objects that a pipeline with the default settings makes, or those of `kinds`."""
+    if kinds is None:
+        word = "positive" if isinstance(outcome, Findings) and outcome.positive else "negative"
+        kinds = ResultObjects().kinds("enhanced" if isinstance(outcome, Enhanced) else word)
+    return write(outcome, volume, identity, kinds)
 
 
 def enhanced(voxels: NDArray[np.float32]) -> Enhanced:

@@ -165,6 +165,24 @@ class Match(_Section):
     station_name: list[str] = Field(default=[], description="Station Name (0008,1010) is one of these.")
 
 
+Told = Literal["positive", "negative", "not_analysed"]
+
+
+class ResultObjects(_Section):
+    """Which outcomes of a triage model each kind of result object tells."""
+
+    sr: list[Told] = Field(default=["positive", "negative"], description="Structured Report.")
+    sc: list[Told] = Field(
+        default=["positive"], description="Secondary Capture: a card for people to look at."
+    )
+
+    def kinds(self, outcome: str) -> frozenset[str]:
+        """The kinds of result objects that tell `outcome`, a word of the journal."""
+        if outcome == "enhanced":
+            return frozenset({"enhanced"})
+        return frozenset(kind for kind, outcomes in self if outcome in outcomes)
+
+
 class Pipeline(_Section):
     """One model and where its results go."""
 
@@ -180,6 +198,10 @@ class Pipeline(_Section):
     )
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         default=None, description="Operating point of a triage model instead of the package's own."
+    )
+    results: ResultObjects = Field(
+        default_factory=ResultObjects,
+        description="Which result objects tell which outcome of a triage model.",
     )
 
 

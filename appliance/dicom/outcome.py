@@ -38,8 +38,8 @@ class Findings:
     """The answer of a triage model: positive or negative, with the evidence for it.
 
     `score` and `threshold` are 0..1 on the model's own scale; `calibrated` says whether the score may
-    be called a probability. `heat`, where present, has the shape of `Volume.voxels` with values 0..1
-    on the source grid; `key_slice` indexes the slice that shows the finding best.
+    be called a probability. `heat` (0..1) and `mask` (True where the finding is), where present, have the
+    shape of `Volume.voxels`; `key_slice` indexes the slice that shows the finding best.
     """
 
     positive: bool
@@ -51,6 +51,15 @@ class Findings:
     urgency: Code
     key_slice: int
     heat: NDArray[np.float32] | None
+    mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a triage model looks for, and where in the body."""
+
+    finding: Code
+    site: Code
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,16 @@ class StationIdentity:
 
 
 @dataclass(frozen=True)
+class EarlierReport:
+    """The report on the revision of a series before this one, which a new report takes the place of."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+
+
+@dataclass(frozen=True)
 class Identity:
     """Everything that a result object says about its own origin.
 
@@ -108,3 +127,4 @@ class Identity:
     created: datetime
     parameters: dict[str, str] = field(default_factory=dict)
     series_begun: datetime | None = None
+    earlier_report: EarlierReport | None = None

@@ -121,6 +121,25 @@ def load_volume(paths: Sequence[Path]) -> Volume:
     )
 
 
+def load_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
+    """The headers of one series without pixel data, ordered by SOP Instance UID.
+
+    Raises:
+        Unusable: `unreadable_header`.
+        GiveUp: an image has no identifiers.
+        OSError: a file cannot be read.
+    """
+    headers = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in paths:
+            header = _read_header(path, read_facts(path))
+            if "PixelData" in header:
+                del header.PixelData
+            headers.append(header)
+    return tuple(sorted(headers, key=lambda header: str(header.SOPInstanceUID)))
+
+
 def _load_slice(path: Path, facts: Facts) -> _Slice:
     if facts.number_of_frames != 1:
         raise Unusable("multi_frame", "a multi-frame image cannot be read as one slice")

@@ -118,6 +118,19 @@ def begun_at(connection: sqlite3.Connection, job: Job) -> str:
     return str(row["at"])
 
 
+def earlier_report(connection: sqlite3.Connection, job: Job) -> tuple[str, str, str, str] | None:
+    """SOP class, SOP instance, study and series UID of the model's latest report on an earlier revision."""
+    (uid, revision) = job.series[0]
+    row = connection.execute(
+        "SELECT a.sop_class_uid, a.sop_instance_uid, a.study_instance_uid, a.series_instance_uid"
+        " FROM artifacts a JOIN jobs j ON j.id = a.job_id JOIN job_series s ON s.job_id = j.id"
+        " WHERE s.series_instance_uid = ? AND s.revision < ? AND j.model = ? AND a.kind = 'sr'"
+        " ORDER BY s.revision DESC, a.id DESC LIMIT 1",
+        (uid, revision, job.model),
+    ).fetchone()
+    return None if row is None else tuple(row)
+
+
 def artifact_keys(connection: sqlite3.Connection) -> set[str]:
     """The spool keys of all artifacts: files beside these belong to attempts that never finished."""
     return {row["spool_key"] for row in connection.execute("SELECT spool_key FROM artifacts")}

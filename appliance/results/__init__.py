@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -12,14 +13,14 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from appliance.dicom.codes import ACTIONABLE_WITHIN_HOURS
-from appliance.dicom.outcome import Enhanced, Findings, Identity, NotAnalysed, Outcome
+from appliance.dicom.outcome import Enhanced, Findings, Identity, NotAnalysed, Subject
 from appliance.dicom.volume import Volume
 from appliance.domain.errors import GiveUp
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.results.attributes import quiet
 from appliance.results.derived import derive_images
 from appliance.results.secondary_capture import secondary_capture
-from appliance.results.structured_report import structured_report
+from appliance.results.structured_report import structured_report, unanalysed_report
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,21 @@ class Produced:
         return buffer.getvalue()
 
 
-Writer = Callable[[Outcome, Volume, Identity], Iterator[Dataset]]
+Writer = Callable[[Enhanced | Findings, Volume, Identity], Iterator[Dataset]]
 
 
-def _enhanced(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+def _enhanced(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
     if isinstance(outcome, Enhanced):
         yield from derive_images(outcome, volume, identity)
 
 
-def _report(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+def _report(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
     if isinstance(outcome, Findings):
         yield structured_report(outcome, volume, identity)
 
 
-def _capture(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Dataset]:
-    if isinstance(outcome, Findings) and outcome.positive:
+def _capture(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Findings):
         yield secondary_capture(outcome, volume, identity)
 
 
@@ -101,27 +102,53 @@ WRITERS: Mapping[str, Writer] = MappingProxyType({"enhanced": _enhanced, "sr": _
 """Every kind of result object, in the order in which they are produced."""
 
 
-def write(outcome: Outcome, volume: Volume, identity: Identity) -> Iterator[Produced]:
-    """The result objects of one job, one at a time, so that a large series never exists twice.
-
-    Nothing comes of `NotAnalysed`: that a model gave no answer is told by the journal.
+def write(
+    outcome: Enhanced | Findings, volume: Volume, identity: Identity, kinds: Collection[str]
+) -> Iterator[Produced]:
+    """The result objects of one job of the given kinds, one at a time: a large series never exists twice.
 
     Raises:
         GiveUp: the outcome does not fit the volume, or the source cannot be referred to.
     """
     for kind, writer in WRITERS.items():
-        try:
+        if kind not in kinds:
+            continue
+        with _explained(kind):
             for dataset in writer(outcome, volume, identity):
                 yield Produced(kind, is_urgent(outcome), dataset, identity.station.ae_title)
-        except (KeyError, ValueError) as error:
-            # The libraries' messages quote attribute values, which may be a patient's.
-            raise GiveUp(f"no {kind} object can be made of this source: {type(error).__name__}") from None
 
 
-def is_urgent(outcome: Outcome) -> bool:
+def write_unanalysed(
+    outcome: NotAnalysed,
+    subject: Subject,
+    sources: Sequence[Dataset],
+    identity: Identity,
+    kinds: Collection[str],
+) -> Iterator[Produced]:
+    """What says that a triage model gave no answer on the series with the headers `sources`.
+
+    Raises:
+        GiveUp: the source cannot be referred to.
+    """
+    if "sr" in kinds:
+        with _explained("sr"):
+            dataset = unanalysed_report(outcome, subject, sources, identity)
+        yield Produced("sr", False, dataset, identity.station.ae_title)
+
+
+@contextmanager
+def _explained(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        # The libraries' messages quote attribute values, which may be a patient's.
+        raise GiveUp(f"no {kind} object can be made of this source: {type(error).__name__}") from None
+
+
+def is_urgent(outcome: Enhanced | Findings) -> bool:
     """Whether the results overtake others: a positive finding to act on within minutes or hours."""
     match outcome:
         case Findings():
             return outcome.positive and outcome.urgency.value in ACTIONABLE_WITHIN_HOURS
-        case Enhanced() | NotAnalysed():
+        case Enhanced():
             return False

@@ -1,16 +1,18 @@
-"""The answer of a triage model as a Comprehensive 3D SR, TID 1500, positive or negative.
+"""The answer of a triage model as a Comprehensive 3D SR, TID 1500: positive, negative or not analysed.
 
 Always COMPLETE, PRELIMINARY and UNVERIFIED. A score never stands without its threshold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE, NOTICE, NOTICE_SHORT
-from appliance.dicom.outcome import Code, Findings, Identity
+from appliance.dicom.outcome import Code, EarlierReport, Findings, Identity, NotAnalysed, Subject
 from appliance.dicom.uids import result_series_uid, result_uid, tracking_uid
 from appliance.dicom.volume import Volume
 from appliance.results.attributes import (
@@ -26,30 +28,76 @@ from appliance.results.attributes import (
 SERIES_NUMBER = 9101
 
 _CT_HEAD = Code("24725-4", "LN", "CT Head")
-_CT_UNSPECIFIED = Code("25045-6", "LN", "CT Unspecified body region")
 _HEAD_WORDS = frozenset({"HEAD", "BRAIN", "SKULL"})
+_UNSPECIFIED_PROCEDURES = {
+    "CT": Code("25045-6", "LN", "CT Unspecified body region"),
+    "MR": Code("25056-3", "LN", "MRI Unspecified body region"),
+    "US": Code("25061-3", "LN", "US Unspecified body region"),
+    "CR": Code("43468-8", "LN", "XR Unspecified body region Views"),
+    "DX": Code("43468-8", "LN", "XR Unspecified body region Views"),
+}
+_IMAGING = Code("363679005", "SCT", "Imaging procedure")
 _PRESENT = Code("52101004", "SCT", "Present")
 _ABSENT = Code("272519000", "SCT", "Absent")
+_UNDETERMINED = Code("373068000", "SCT", "Undetermined")
 _PRIORITY = Code("260870009", "SCT", "Priority")
 _SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 _WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 _WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+_NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 _CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 _PROBABILITY = Code("122157", "DCM", "Probability")
+
+_Group = sr.MeasurementsAndQualitativeEvaluations
 
 
 def structured_report(outcome: Findings, volume: Volume, identity: Identity) -> Dataset:
     """The report; its evidence lists every analysed image, its content only the key image."""
     source = volume.sources[outcome.key_slice]
-    series = str(source.SeriesInstanceUID)
+    uid = result_uid(
+        "sr",
+        str(source.SeriesInstanceUID),
+        volume.pixel_sha256,
+        identity.pipeline_digest,
+        identity.revision,
+    )
+    return _document(_finding_group(outcome, source, identity), volume.sources, source, uid, identity)
+
+
+def unanalysed_report(
+    outcome: NotAnalysed, subject: Subject, sources: Sequence[Dataset], identity: Identity
+) -> Dataset:
+    """The report that a model gave no answer, and why; its evidence lists every image of the series."""
+    uid = result_uid(
+        "sr",
+        str(sources[0].SeriesInstanceUID),
+        [str(source.SOPInstanceUID) for source in sources],
+        identity.pipeline_digest,
+        identity.revision,
+    )
+    return _document(
+        _unanalysed_group(outcome, subject, sources[0], identity), sources, sources[0], uid, identity
+    )
+
+
+def _document(
+    group: _Group, sources: Sequence[Dataset], key: Dataset, sop_instance_uid: str, identity: Identity
+) -> Dataset:
     digest, revision = identity.pipeline_digest, identity.revision
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=_observer(identity)),
+        procedure_reported=_procedure(key),
+        imaging_measurements=[group],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    earlier = identity.earlier_report
     with quiet():
         report = sr.Comprehensive3DSR(
-            evidence=[_evidence(header) for header in volume.sources],
-            content=_content(outcome, source, identity)[0],
-            series_instance_uid=result_series_uid("sr", series, digest, revision),
+            evidence=[_evidence(header) for header in sources],
+            content=content[0],
+            series_instance_uid=result_series_uid("sr", str(key.SeriesInstanceUID), digest, revision),
             series_number=revised_number(SERIES_NUMBER, revision),
-            sop_instance_uid=result_uid("sr", series, volume.pixel_sha256, digest, revision),
+            sop_instance_uid=sop_instance_uid,
             instance_number=1,
             is_complete=True,
             is_final=False,
@@ -57,9 +105,10 @@ def structured_report(outcome: Findings, volume: Volume, identity: Identity) -> 
             series_description=revised_text(NOTICE_SHORT, revision),
             content_qualification="RESEARCH",
             specific_character_set=None,
+            previous_versions=None if earlier is None else [_predecessor(earlier)],
         )
-        copy_patient_and_study(source, report)
-        put_origin(report, source, identity)
+        copy_patient_and_study(key, report)
+        put_origin(report, key, identity)
     return report
 
 
@@ -74,13 +123,12 @@ def _evidence(header: Dataset) -> Dataset:
     return reference
 
 
-def _content(outcome: Findings, source: Dataset, identity: Identity) -> sr.MeasurementReport:
-    return sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(identity)),
-        procedure_reported=_procedure(source),
-        imaging_measurements=[_measurement_group(outcome, source, identity)],
-        title=codes.DCM.ImagingMeasurementReport,
-    )
+def _predecessor(earlier: EarlierReport) -> Dataset:
+    reference = Dataset()
+    reference.SOPClassUID, reference.SOPInstanceUID = earlier.sop_class_uid, earlier.sop_instance_uid
+    reference.StudyInstanceUID = earlier.study_instance_uid
+    reference.SeriesInstanceUID = earlier.series_instance_uid
+    return reference
 
 
 def _observer(identity: Identity) -> sr.ObserverContext:
@@ -98,7 +146,7 @@ def _observer(identity: Identity) -> sr.ObserverContext:
 
 
 def _procedure(source: Dataset) -> sr.CodedConcept:
-    """The imaging procedure: as the source codes it, else what can be said of any CT."""
+    """The imaging procedure: as the source codes it, else what can be said of any of its modality."""
     for item in source_value(source, "ProcedureCodeSequence") or ():
         value, scheme, meaning = (
             str(source_value(item, keyword) or "")
@@ -106,13 +154,13 @@ def _procedure(source: Dataset) -> sr.CodedConcept:
         )
         if value and scheme and meaning:
             return sr.CodedConcept(value, scheme, meaning)
-    words = str(source_value(source, "BodyPartExamined") or "").upper()
-    return _concept(_CT_HEAD if words in _HEAD_WORDS else _CT_UNSPECIFIED)
+    modality = str(source_value(source, "Modality") or "")
+    if modality == "CT" and str(source_value(source, "BodyPartExamined") or "").upper() in _HEAD_WORDS:
+        return _concept(_CT_HEAD)
+    return _concept(_UNSPECIFIED_PROCEDURES.get(modality, _IMAGING))
 
 
-def _measurement_group(
-    outcome: Findings, source: Dataset, identity: Identity
-) -> sr.MeasurementsAndQualitativeEvaluations:
+def _finding_group(outcome: Findings, source: Dataset, identity: Identity) -> _Group:
     evaluations = [
         (outcome.finding, _PRESENT if outcome.positive else _ABSENT),
         (_SUMMARY, _WITH_FINDINGS if outcome.positive else _WITHOUT_FINDINGS),
@@ -124,14 +172,11 @@ def _measurement_group(
             sr.SourceImageForMeasurementGroup(str(source.SOPClassUID), str(source.SOPInstanceUID))
         )
     group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(
-            uid=tracking_uid(str(source.SeriesInstanceUID), outcome.finding.value, identity.pipeline_digest),
-            identifier=text(f"{identity.model.id} {outcome.finding.meaning}", 64),
-        ),
+        tracking_identifier=_tracking(outcome.finding, source, identity),
         # A reader that looks at "Finding" only must not take a negative report for a positive one.
         finding_type=_concept(outcome.finding) if outcome.positive else None,
         finding_sites=[sr.FindingSite(_concept(outcome.site))],
-        algorithm_id=_algorithm(outcome, identity),
+        algorithm_id=_algorithm(_operating_point(outcome), identity),
         measurements=[
             sr.Measurement(
                 name=_concept(_PROBABILITY if outcome.calibrated else _CERTAINTY),
@@ -139,24 +184,52 @@ def _measurement_group(
                 unit=codes.UCUM.Percent,
             )
         ],
-        qualitative_evaluations=[
-            sr.QualitativeEvaluation(_concept(name), _concept(value)) for name, value in evaluations
-        ],
+        qualitative_evaluations=_evaluations(evaluations),
         source_images=references,
     )
-    group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, NOTICE, "CONTAINS"))
+    return _with_comments(group, [NOTICE])
+
+
+def _unanalysed_group(outcome: NotAnalysed, subject: Subject, source: Dataset, identity: Identity) -> _Group:
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(subject.finding, source, identity),
+        finding_sites=[sr.FindingSite(_concept(subject.site))],
+        algorithm_id=_algorithm([], identity),
+        qualitative_evaluations=_evaluations([(subject.finding, _UNDETERMINED), (_SUMMARY, _NONE_SUCCEEDED)]),
+    )
+    why = text(f"Not analysed ({outcome.reason}): {outcome.detail}", 1024)
+    return _with_comments(group, [why, NOTICE])
+
+
+def _with_comments(group: _Group, comments: Sequence[str]) -> _Group:
+    for comment in comments:
+        group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, comment, "CONTAINS"))
     return group
 
 
-def _algorithm(outcome: Findings, identity: Identity) -> sr.AlgorithmIdentification:
-    """TID 4019: which weights, which operating point, what the score means."""
-    model = identity.model
-    parameters = [
+def _evaluations(pairs: Sequence[tuple[Code, Code]]) -> list[sr.QualitativeEvaluation]:
+    return [sr.QualitativeEvaluation(_concept(name), _concept(value)) for name, value in pairs]
+
+
+def _tracking(finding: Code, source: Dataset, identity: Identity) -> sr.TrackingIdentifier:
+    return sr.TrackingIdentifier(
+        uid=tracking_uid(str(source.SeriesInstanceUID), finding.value, identity.pipeline_digest),
+        identifier=text(f"{identity.model.id} {finding.meaning}", 64),
+    )
+
+
+def _operating_point(outcome: Findings) -> list[str]:
+    return [
         f"threshold={100.0 * outcome.threshold:.2f} %",
         f"score={'calibrated probability' if outcome.calibrated else 'uncalibrated, model scale'}",
-        f"sha256={model.sha256}",
-        *(f"{name}={value}" for name, value in sorted(identity.parameters.items())),
     ]
+
+
+def _algorithm(operating_point: Sequence[str], identity: Identity) -> sr.AlgorithmIdentification:
+    """TID 4019: which weights, which operating point, what the score means."""
+    model = identity.model
+    named = [f"{name}={value}" for name, value in sorted(identity.parameters.items()) if name != "threshold"]
+    parameters = [*operating_point, f"sha256={model.sha256}", *named]
     return sr.AlgorithmIdentification(
         name=text(model.title, 64),
         version=text(model.version, 64),

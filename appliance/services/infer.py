@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from appliance import __version__
 from appliance.config.schema import Config
 from appliance.dicom.outcome import (
+    EarlierReport,
     Enhanced,
     Findings,
     Identity,
@@ -27,7 +29,7 @@ from appliance.dicom.outcome import (
     StationIdentity,
 )
 from appliance.dicom.uids import station_device_uid
-from appliance.dicom.volume import Unusable, Volume, load_volume
+from appliance.dicom.volume import Unusable, load_headers, load_volume
 from appliance.domain.policy import backoff_s
 from appliance.domain.types import Artifact, Job
 from appliance.journal import instances, jobs, series
@@ -35,7 +37,7 @@ from appliance.models import tasks
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
-from appliance.results import Produced, write
+from appliance.results import Produced, write, write_unanalysed
 from appliance.runtime.base import Runner
 from appliance.runtime.onnx import OnnxRunner
 from appliance.services.packages import Package, load_packages
@@ -98,28 +100,50 @@ class Inference:
             self._finish(job, NotAnalysed("not_configured", detail), job.model_sha256, (), (), started)
             return
         settings = tasks.parameters(package.manifest, package.pipeline)
-        volume, outcome = self._analyse(job, package, settings)
-        produced: Iterable[Produced] = ()
-        if volume is not None:
-            produced = write(outcome, volume, self._identity(job, package, settings))
+        outcome, produced = self._analyse(job, package, settings)
         sha256 = package.manifest.weights.sha256
         self._finish(job, outcome, sha256, produced, package.pipeline.destinations, started)
 
     def _analyse(
         self, job: Job, package: Package, settings: dict[str, float]
-    ) -> tuple[Volume | None, Outcome]:
+    ) -> tuple[Outcome, Iterable[Produced]]:
+        """What the model says of the series, and the result objects that tell it."""
         (uid, _revision) = job.series[0]
         with self._storage.journal.read() as connection:
             if not series.is_current(connection, job):
-                return None, NotAnalysed("superseded", "more images arrived; a later job has them all")
+                return NotAnalysed("superseded", "more images arrived; a later job has them all"), ()
             rows = instances.of_series(connection, uid)
+        paths = [self._storage.originals.path(row["spool_key"]) for row in rows]
         try:
-            volume = load_volume([self._storage.originals.path(row["spool_key"]) for row in rows])
+            volume = load_volume(paths)
         except Unusable as error:
-            return None, NotAnalysed(error.reason, str(error))
+            unusable = NotAnalysed(error.reason, str(error))
+            return unusable, self._tell_unanalysed(unusable, paths, job, package, settings)
         self._progress()
         runner = self._runners[job.model]
-        return volume, tasks.run(volume, package.manifest, settings, runner, self._progress)
+        outcome = tasks.run(volume, package.manifest, settings, runner, self._progress)
+        if isinstance(outcome, NotAnalysed):
+            return outcome, self._tell_unanalysed(outcome, paths, job, package, settings)
+        kinds = package.pipeline.results.kinds(_word(outcome))
+        return outcome, write(outcome, volume, self._identity(job, package, settings), kinds)
+
+    def _tell_unanalysed(
+        self,
+        outcome: NotAnalysed,
+        paths: Sequence[Path],
+        job: Job,
+        package: Package,
+        settings: dict[str, float],
+    ) -> Iterable[Produced]:
+        subject, kinds = tasks.subject(package.manifest), package.pipeline.results.kinds("not_analysed")
+        if subject is None or not kinds:
+            return ()
+        try:
+            headers = load_headers(paths)
+        except Unusable:  # nothing can be said in DICOM of images that cannot be read
+            return ()
+        identity = self._identity(job, package, settings)
+        return write_unanalysed(outcome, subject, headers, identity, kinds)
 
     def _progress(self) -> None:
         self._process.alive()
@@ -151,6 +175,7 @@ class Inference:
         zone = ZoneInfo(station.timezone) if station.timezone else None
         with self._storage.journal.read() as connection:
             begun = datetime.fromisoformat(jobs.begun_at(connection, job))
+            report = jobs.earlier_report(connection, job)
         return Identity(
             station=StationIdentity(
                 ae_title=station.ae_title,
@@ -172,6 +197,7 @@ class Inference:
             created=datetime.now(timezone.utc).astimezone(zone),
             parameters=named,
             series_begun=begun.astimezone(zone),
+            earlier_report=None if report is None else EarlierReport(*report),
         )
 
     def _finish(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from appliance.dicom.volume import Volume, load_volume
-from appliance.results import WRITERS, write
+from appliance.results import WRITERS
 from tests.dicom_samples import CtSeries, write_series
-from tests.result_samples import IDENTITY, enhanced, findings
+from tests.result_samples import IDENTITY, enhanced, findings, produce
 from tests.validators import DCENTVFY, DCIODVFY, DSRDUMP, dcentvfy_problems, dciodvfy_errors, report_text
 
 pytestmark = [
@@ -38,7 +38,7 @@ def _case(folder: Path, sources: list[Path]) -> Case:
     volume = load_volume(sources)
     produced: dict[str, list[Path]] = {kind: [] for kind in WRITERS}
     for outcome in (enhanced(volume.voxels + 1), findings(volume, positive=True)):
-        for number, made in enumerate(write(outcome, volume, IDENTITY)):
+        for number, made in enumerate(produce(outcome, volume, IDENTITY)):
             path = folder / f"{made.kind}-{number:04d}.dcm"
             path.write_bytes(made.encode())
             produced[made.kind].append(path)
@@ -101,7 +101,7 @@ def test_dcmtk_reads_a_positive_report(case: Case) -> None:
 
 def test_a_negative_report_is_valid_and_says_so(tmp_path: Path) -> None:
     volume = load_volume(write_series(tmp_path / "source"))
-    (made,) = write(findings(volume, positive=False), volume, IDENTITY)
+    (made,) = produce(findings(volume, positive=False), volume, IDENTITY)
     path = tmp_path / "negative.dcm"
     path.write_bytes(made.encode())
     assert dciodvfy_errors(path) == []

@@ -218,7 +218,11 @@ def test_a_late_slice_joins_the_derived_series_and_is_reported_anew(site: Site, 
     assert first.uids < results.uids
     assert_originals_arrived(site, clear)
     assert_derived_series_fits(results)
-    assert len({report.SeriesInstanceUID for report in results.datasets["report"]}) == 2
+    reports = results.datasets["report"]
+    assert len({report.SeriesInstanceUID for report in reports}) == 2
+    (later,) = (report for report in reports if report.SOPInstanceUID not in first.uids)
+    (predecessor,) = later.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert predecessor.ReferencedSOPInstanceUID == first.datasets["report"][0].SOPInstanceUID
     assert results.datasets["capture"] == [], "nothing to show of a negative answer"
     assert_valid(results)
 

@@ -15,12 +15,11 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ImplicitVRLittleEndian, JPEGLSLossless
 
 from appliance.dicom.codes import NOTICE
-from appliance.dicom.outcome import NotAnalysed
 from appliance.dicom.volume import Volume, load_volume
 from appliance.domain.errors import GiveUp
-from appliance.results import Produced, write
+from appliance.results import Produced
 from tests.dicom_samples import CtSeries, ct_image, sample_uid, write_series
-from tests.result_samples import IDENTITY, enhanced, findings, revised, sample_volume
+from tests.result_samples import IDENTITY, enhanced, findings, produce, revised, sample_volume
 
 SERIES = CtSeries(slices=3, rows=16, columns=12)
 
@@ -39,7 +38,7 @@ def reference(uid: str) -> Dataset:
 
 def derive(volume: Volume, change: float = 0.0) -> list[Dataset]:
     outcome = enhanced((volume.voxels + np.float32(change)).astype(np.float32))
-    return [dcmread(io.BytesIO(produced.encode())) for produced in write(outcome, volume, IDENTITY)]
+    return [dcmread(io.BytesIO(produced.encode())) for produced in produce(outcome, volume, IDENTITY)]
 
 
 def test_one_image_per_source_with_every_described_attribute(tmp_path: Path) -> None:
@@ -211,15 +210,15 @@ def test_sources_in_other_encodings_give_the_same_images(tmp_path: Path, syntax:
 def test_doing_the_work_again_gives_the_same_bytes(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     outcome = enhanced(volume.voxels)
-    first = [produced.encode() for produced in write(outcome, volume, IDENTITY)]
-    assert [produced.encode() for produced in write(outcome, volume, IDENTITY)] == first
+    first = [produced.encode() for produced in produce(outcome, volume, IDENTITY)]
+    assert [produced.encode() for produced in produce(outcome, volume, IDENTITY)] == first
 
 
 def test_late_slices_join_the_series_and_known_ones_keep_their_uid(tmp_path: Path) -> None:
     paths = write_series(tmp_path, SERIES)
     early, late = load_volume(paths[:2]), load_volume(paths)
-    first = list(write(enhanced(early.voxels), early, IDENTITY))
-    second = list(write(enhanced(late.voxels), late, revised(2)))
+    first = list(produce(enhanced(early.voxels), early, IDENTITY))
+    second = list(produce(enhanced(late.voxels), late, revised(2)))
     assert {produced.series_instance_uid for produced in [*first, *second]} == {first[0].series_instance_uid}
     assert [p.sop_instance_uid for p in second[:2]] == [p.sop_instance_uid for p in first]
 
@@ -227,8 +226,8 @@ def test_late_slices_join_the_series_and_known_ones_keep_their_uid(tmp_path: Pat
 def test_another_pipeline_makes_another_series(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     outcome = enhanced(volume.voxels)
-    one = next(write(outcome, volume, IDENTITY))
-    other = next(write(outcome, volume, replace(IDENTITY, pipeline_digest="digest-2")))
+    one = next(produce(outcome, volume, IDENTITY))
+    other = next(produce(outcome, volume, replace(IDENTITY, pipeline_digest="digest-2")))
     assert one.series_instance_uid != other.series_instance_uid
     assert one.sop_instance_uid != other.sop_instance_uid
 
@@ -295,7 +294,7 @@ def test_libraries_do_not_tell_the_log_about_the_patient(
 
     volume = load_volume(write_series(tmp_path, SERIES, change=odd))
     assert len(derive(volume)) == 3
-    for produced in write(findings(volume, positive=True), volume, IDENTITY):
+    for produced in produce(findings(volume, positive=True), volume, IDENTITY):
         produced.encode()
     captured = capfd.readouterr()
     assert "secret" not in (caplog.text + captured.out + captured.err).lower()
@@ -357,27 +356,22 @@ def test_padding_is_written_back_exactly_and_nothing_else_becomes_padding(tmp_pa
 def test_a_model_that_misbehaves_is_not_believed(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     with pytest.raises(GiveUp):
-        list(write(enhanced(volume.voxels[:2]), volume, IDENTITY))
+        list(produce(enhanced(volume.voxels[:2]), volume, IDENTITY))
     broken = volume.voxels.copy()
     broken[1, 2, 3] = np.nan
     with pytest.raises(GiveUp):
-        list(write(enhanced(broken), volume, IDENTITY))
+        list(produce(enhanced(broken), volume, IDENTITY))
 
 
 def test_images_are_made_one_at_a_time(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     broken = volume.voxels.copy()
     broken[2] = np.inf
-    produced = write(enhanced(broken), volume, IDENTITY)
+    produced = produce(enhanced(broken), volume, IDENTITY)
     assert isinstance(next(produced), Produced)
     assert next(produced).kind == "enhanced"
     with pytest.raises(GiveUp):
         next(produced)
-
-
-def test_nothing_comes_of_a_series_that_was_not_analysed(tmp_path: Path) -> None:
-    outcome = NotAnalysed("out_of_distribution", "the series is not a head")
-    assert list(write(outcome, sample_volume(tmp_path, SERIES), IDENTITY)) == []
 
 
 def test_the_frame_of_reference_is_that_of_the_source(tmp_path: Path) -> None:

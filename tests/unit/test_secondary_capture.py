@@ -15,15 +15,14 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from appliance.dicom.outcome import Findings
 from appliance.dicom.volume import Volume
-from appliance.results import write
 from tests.dicom_samples import CtSeries
-from tests.result_samples import IDENTITY, findings, sample_volume
+from tests.result_samples import IDENTITY, findings, produce, sample_volume
 
 SERIES = CtSeries(slices=3)
 
 
 def card_of(outcome: Findings, volume: Volume) -> FileDataset:
-    _, produced = write(outcome, volume, IDENTITY)
+    _, produced = produce(outcome, volume, IDENTITY)
     assert produced.kind == "sc"
     return dcmread(io.BytesIO(produced.encode()))
 
@@ -36,9 +35,9 @@ def halves(card: FileDataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def test_a_positive_finding_gets_a_card_and_a_negative_none(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
-    kinds = [produced.kind for produced in write(findings(volume, positive=True), volume, IDENTITY)]
+    kinds = [produced.kind for produced in produce(findings(volume, positive=True), volume, IDENTITY)]
     assert kinds == ["sr", "sc"]
-    kinds = [produced.kind for produced in write(findings(volume, positive=False), volume, IDENTITY)]
+    kinds = [produced.kind for produced in produce(findings(volume, positive=False), volume, IDENTITY)]
     assert kinds == ["sr"]
 
 

@@ -12,19 +12,29 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
+from appliance.config.schema import ResultObjects
 from appliance.dicom.codes import NOTICE
-from appliance.dicom.outcome import Findings, Identity
-from appliance.dicom.volume import Volume
+from appliance.dicom.outcome import EarlierReport, Findings, Identity, NotAnalysed, Subject
+from appliance.dicom.volume import Volume, load_headers
 from appliance.domain.errors import GiveUp
-from appliance.results import write
+from appliance.results import Produced, write_unanalysed
 from tests.dicom_samples import CtSeries, write_series
-from tests.result_samples import ACR_3, HAEMORRHAGE, IDENTITY, findings, revised, sample_volume
+from tests.result_samples import (
+    ACR_3,
+    BRAIN,
+    HAEMORRHAGE,
+    IDENTITY,
+    findings,
+    produce,
+    revised,
+    sample_volume,
+)
 
 SERIES = CtSeries(slices=3, rows=16, columns=16)
 
 
 def report_of(outcome: Findings, volume: Volume, identity: Identity = IDENTITY) -> bytes:
-    produced = next(write(outcome, volume, identity))
+    produced = next(produce(outcome, volume, identity))
     assert produced.kind == "sr"
     assert produced.sop_class_uid == Comprehensive3DSRStorage
     return produced.encode()
@@ -91,6 +101,65 @@ def test_the_score_never_stands_without_threshold_and_model(tmp_path: Path, posi
     assert "threshold=62.00 %" in found["Algorithm Parameters"]
     assert f"sha256={IDENTITY.model.sha256}" in found["Algorithm Parameters"]
     assert "strength=0.5" in found["Algorithm Parameters"]
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_threshold_is_stated_once(tmp_path: Path, positive: bool) -> None:
+    volume = sample_volume(tmp_path, SERIES)
+    identity = replace(IDENTITY, parameters={"threshold": "0.62"})
+    found = items(report_of(findings(volume, positive=positive), volume, identity))
+    assert [value for value in found["Algorithm Parameters"] if "threshold" in value] == ["threshold=62.00 %"]
+
+
+def unanalysed(folder: Path, kinds: tuple[str, ...] = ("sr",)) -> list[Produced]:
+    sources = load_headers(write_series(folder, SERIES))
+    outcome = NotAnalysed("out_of_distribution", "only 1 of 3 slabs shows a brain in its skull")
+    return list(write_unanalysed(outcome, Subject(HAEMORRHAGE, BRAIN), sources, IDENTITY, kinds))
+
+
+def test_a_series_that_was_not_analysed_is_neither_positive_nor_negative(tmp_path: Path) -> None:
+    (made,) = unanalysed(tmp_path)
+    found = items(made.encode())
+    assert not made.urgent
+    assert "Finding" not in found
+    assert "Certainty of Finding" not in found
+    assert found["Intracranial hemorrhage"] == ["373068000"]
+    assert found["CAD Processing and Findings Summary"] == ["111245"]
+    assert found["Comment"] == [
+        "Not analysed (out_of_distribution): only 1 of 3 slabs shows a brain in its skull",
+        NOTICE,
+    ]
+    evidence = dcmread(io.BytesIO(made.encode())).CurrentRequestedProcedureEvidenceSequence
+    assert len(evidence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence) == 3
+
+
+def test_the_report_that_nothing_was_analysed_is_not_taken_for_one_with_an_answer(tmp_path: Path) -> None:
+    (made,) = unanalysed(tmp_path / "unanalysed")
+    volume = sample_volume(tmp_path / "analysed", SERIES)
+    answered = dcmread(io.BytesIO(report_of(findings(volume, positive=False), volume)))
+    assert made.sop_instance_uid != answered.SOPInstanceUID
+    assert made.series_instance_uid == answered.SeriesInstanceUID
+
+
+def test_nothing_is_said_of_a_series_that_was_not_analysed_unless_asked(tmp_path: Path) -> None:
+    assert unanalysed(tmp_path, ()) == []
+    assert ResultObjects().kinds("not_analysed") == frozenset()
+
+
+def test_a_later_report_names_the_earlier_one(tmp_path: Path) -> None:
+    volume = sample_volume(tmp_path, SERIES)
+    first = dcmread(io.BytesIO(report_of(findings(volume, positive=True), volume)))
+    assert "PredecessorDocumentsSequence" not in first
+    earlier = EarlierReport(
+        first.SOPClassUID, first.SOPInstanceUID, first.StudyInstanceUID, first.SeriesInstanceUID
+    )
+    identity = replace(revised(2), earlier_report=earlier)
+    second = dcmread(io.BytesIO(report_of(findings(volume, positive=True), volume, identity)))
+    (study,) = second.PredecessorDocumentsSequence
+    assert study.StudyInstanceUID == first.StudyInstanceUID
+    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
+    (reference,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert reference.ReferencedSOPInstanceUID == first.SOPInstanceUID
 
 
 def test_only_a_calibrated_score_is_called_a_probability(tmp_path: Path) -> None:
@@ -199,9 +268,9 @@ def test_doing_the_work_again_gives_the_same_bytes_in_any_order_of_files(tmp_pat
 def test_only_what_has_to_be_acted_on_soon_is_urgent(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     positive, negative = (findings(volume, positive=answer) for answer in (True, False))
-    assert [produced.urgent for produced in write(positive, volume, IDENTITY)] == [True, True]
-    assert [produced.urgent for produced in write(negative, volume, IDENTITY)] == [False]
-    assert not next(write(replace(positive, urgency=ACR_3), volume, IDENTITY)).urgent
+    assert [produced.urgent for produced in produce(positive, volume, IDENTITY)] == [True, True]
+    assert [produced.urgent for produced in produce(negative, volume, IDENTITY)] == [False]
+    assert not next(produce(replace(positive, urgency=ACR_3), volume, IDENTITY)).urgent
 
 
 def test_a_report_on_many_images_stays_small(tmp_path: Path) -> None:
@@ -221,4 +290,4 @@ def test_the_finding_is_the_one_of_the_model(tmp_path: Path) -> None:
 def test_a_source_of_an_unknown_class_is_given_up(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES.with_attributes(SOPClassUID="1.2.840.113619.4.99"))
     with pytest.raises(GiveUp):
-        list(write(findings(volume, positive=True), volume, IDENTITY))
+        list(produce(findings(volume, positive=True), volume, IDENTITY))

@@ -1,6 +1,6 @@
 """What models do, one module for each kind of task.
 
-To add a kind: a section class in `models/manifest.py`, a module here, and a case in both functions.
+To add a kind: a section class in `models/manifest.py`, a module here, and a case in each function.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.config.schema import Pipeline
-from appliance.dicom.outcome import Outcome
+from appliance.dicom.outcome import Code, Outcome, Subject
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import EnhanceTask, Manifest, TriageTask
 from appliance.models.tasks import enhance, triage
@@ -22,6 +22,18 @@ def parameters(manifest: Manifest, pipeline: Pipeline) -> dict[str, float]:
             return {"strength": own if pipeline.strength is None else pipeline.strength}
         case TriageTask(threshold=own):
             return {"threshold": own if pipeline.threshold is None else pipeline.threshold}
+
+
+def subject(manifest: Manifest) -> Subject | None:
+    """What the model looks for, or None if it looks for nothing."""
+    match manifest.task:
+        case EnhanceTask():
+            return None
+        case TriageTask(finding=finding, site=site):
+            return Subject(
+                Code(finding.value, finding.scheme, finding.meaning),
+                Code(site.value, site.scheme, site.meaning),
+            )
 
 
 def run(
