@@ -1,4 +1,4 @@
-"""The life cycles of a series, a job and a delivery. Everything that affects them lives in this file.
+"""The life cycles of all that has a state. Everything that affects them lives in this file.
 
 A table maps an event to the states in which it may happen and the state it leads to. An event that
 its table does not allow raises `IllegalEvent` and changes nothing. `journal.move()` is the only caller
@@ -85,8 +85,38 @@ DELIVERY = _lifecycle(
     ("rejected dropped", "requeue", "pending"),
 )
 
+# Storage commitment that a scanner asks of us.
+COMMITMENT = _lifecycle(
+    "commitment",
+    "requested",
+    ("requested", "aggregate", "ready"),
+    ("ready", "report", "reported"),
+    ("ready", "retry", "ready"),
+    ("ready", "expire", "failed"),
+    # The scanner asks for what it was told already, or could not be told.
+    ("reported failed", "repeat", "requested"),
+)
+
+# Storage commitment that we ask of a destination.
+TRANSACTION = _lifecycle(
+    "transaction",
+    "made",
+    ("made", "ask", "asked"),
+    # A report counts whenever it comes, even before we know that the request arrived.
+    ("made asked expired", "answer", "answered"),
+    ("made asked", "expire", "expired"),
+)
+
+# A file of the spool that the journal refers to.
+FILE = _lifecycle(
+    "file",
+    "kept",
+    ("kept", "purge", "purged"),
+    ("purged", "remove", "removed"),
+)
+
 LIFECYCLES: Mapping[str, Lifecycle] = MappingProxyType(
-    {lifecycle.name: lifecycle for lifecycle in (SERIES, JOB, DELIVERY)}
+    {lifecycle.name: lifecycle for lifecycle in (SERIES, JOB, DELIVERY, COMMITMENT, TRANSACTION, FILE)}
 )
 
 

@@ -21,6 +21,9 @@ _TABLES = {
     "series": ("series", "series_instance_uid"),
     "job": ("jobs", "id"),
     "delivery": ("deliveries", "id"),
+    "commitment": ("commitments", "id"),
+    "transaction": ("commitment_transactions", "id"),
+    "file": ("files", "id"),
 }
 
 
@@ -136,6 +139,15 @@ class Journal:
             connection.execute("INSERT OR REPLACE INTO boot VALUES (1, ?)", (current,))
             connection.execute("UPDATE series SET first_s = ?, last_s = ? WHERE state = 'open'", (now, now))
             connection.execute("UPDATE jobs SET due_s = 0")
+            connection.execute(
+                "UPDATE commitments SET due_s = 0, since_s = ? WHERE due_s IS NOT NULL", (now,)
+            )
+            connection.execute("UPDATE uncommitted SET due_s = 0 WHERE due_s IS NOT NULL")
+            connection.execute("UPDATE commitment_transactions SET since_s = ? WHERE state = 'asked'", (now,))
+            # What was kept for its time is kept for the whole of it again: never shorter than promised.
+            connection.execute(
+                "UPDATE files SET kept_s = ?, look_s = 0, settled_s = NULL WHERE state = 'kept'", (now,)
+            )
             connection.execute(
                 "UPDATE deliveries SET due_s = 0, created_s = ? WHERE state != 'stored'", (now,)
             )

@@ -137,6 +137,99 @@ CREATE TRIGGER IF NOT EXISTS delivery_moved AFTER UPDATE OF state ON deliveries 
         ON CONFLICT DO UPDATE SET count = count + 1;
 END;
 
+-- Every file of the spools that the rows above refer to, and whether it is still there.
+CREATE TABLE IF NOT EXISTS files (
+    id INTEGER PRIMARY KEY,
+    spool TEXT NOT NULL CHECK (spool IN ('originals', 'results')),
+    spool_key TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('kept', 'purged', 'removed')),
+    kept_for TEXT NOT NULL DEFAULT 'new',       -- a word of journal/files.py, as of the last look
+    kept_s REAL NOT NULL,                       -- since when
+    settled_s REAL,                             -- since when nothing but its time keeps it
+    look_s REAL NOT NULL                        -- when to look again
+) STRICT;
+CREATE INDEX IF NOT EXISTS files_kept ON files (kept_s) WHERE state = 'kept';
+CREATE INDEX IF NOT EXISTS files_to_look_at ON files (look_s) WHERE state = 'kept';
+CREATE INDEX IF NOT EXISTS files_purged ON files (id) WHERE state = 'purged';
+
+CREATE TABLE IF NOT EXISTS file_counts (
+    spool TEXT NOT NULL,
+    state TEXT NOT NULL,
+    kept_for TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (spool, state, kept_for)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS file_made AFTER INSERT ON files BEGIN
+    INSERT INTO file_counts VALUES (new.spool, new.state, new.kept_for, 1, new.size)
+        ON CONFLICT DO UPDATE SET count = count + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS file_moved AFTER UPDATE OF state, kept_for ON files
+    WHEN old.state != new.state OR old.kept_for != new.kept_for BEGIN
+    UPDATE file_counts SET count = count - 1, bytes = bytes - old.size
+        WHERE spool = old.spool AND state = old.state AND kept_for = old.kept_for;
+    INSERT INTO file_counts VALUES (new.spool, new.state, new.kept_for, 1, new.size)
+        ON CONFLICT DO UPDATE SET count = count + 1, bytes = bytes + excluded.bytes;
+END;
+
+-- Storage commitment that scanners ask of us (PS3.4 annex J).
+CREATE TABLE IF NOT EXISTS commitments (
+    id INTEGER PRIMARY KEY,
+    calling_ae_title TEXT NOT NULL,
+    transaction_uid TEXT NOT NULL,
+    address TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('requested', 'ready', 'reported', 'failed')),
+    attempts INTEGER NOT NULL DEFAULT 0,        -- of reporting
+    since_s REAL NOT NULL,                      -- since when it is in its state
+    due_s REAL,                                 -- when to look at it again; none once it has ended
+    reason TEXT,                                -- why the last report did not arrive
+    requested_at TEXT NOT NULL,
+    reported_at TEXT,
+    UNIQUE (calling_ae_title, transaction_uid)
+) STRICT;
+CREATE INDEX IF NOT EXISTS commitments_waiting ON commitments (state, due_s) WHERE due_s IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS commitment_items (
+    commitment_id INTEGER NOT NULL REFERENCES commitments (id),
+    sop_instance_uid TEXT NOT NULL,
+    sop_class_uid TEXT NOT NULL,
+    failure INTEGER,                            -- Failure Reason (0008,1197), once the commitment is ready
+    PRIMARY KEY (commitment_id, sop_instance_uid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS commitment_items_by_instance ON commitment_items (sop_instance_uid);
+
+-- Storage commitment that we ask of destinations.
+CREATE TABLE IF NOT EXISTS commitment_transactions (
+    id INTEGER PRIMARY KEY,
+    destination TEXT NOT NULL,
+    transaction_uid TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ('made', 'asked', 'answered', 'expired')),
+    since_s REAL NOT NULL,                      -- since when it is in its state
+    made_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS commitment_transactions_open ON commitment_transactions (destination, since_s)
+    WHERE state IN ('made', 'asked');
+
+CREATE TABLE IF NOT EXISTS commitment_transaction_items (
+    transaction_id INTEGER NOT NULL REFERENCES commitment_transactions (id),
+    delivery_id INTEGER NOT NULL REFERENCES deliveries (id),
+    PRIMARY KEY (transaction_id, delivery_id)
+) STRICT, WITHOUT ROWID;
+
+-- What a destination has stored and is to commit; the row goes once it has.
+CREATE TABLE IF NOT EXISTS uncommitted (
+    delivery_id INTEGER PRIMARY KEY REFERENCES deliveries (id),
+    destination TEXT NOT NULL,
+    transaction_id INTEGER REFERENCES commitment_transactions (id), -- the one that it is in now
+    attempts INTEGER NOT NULL DEFAULT 0,        -- how often the destination said no
+    due_s REAL,                                 -- when to ask; none while in a transaction, sent again or given up
+    reason INTEGER                              -- the last Failure Reason (0008,1197)
+) STRICT;
+CREATE INDEX IF NOT EXISTS uncommitted_due ON uncommitted (destination, due_s) WHERE due_s IS NOT NULL;
+CREATE INDEX IF NOT EXISTS uncommitted_by_transaction ON uncommitted (transaction_id)
+    WHERE transaction_id IS NOT NULL;
+
 -- Every transition, in the transaction that made it.
 CREATE TABLE IF NOT EXISTS history (
     id INTEGER PRIMARY KEY,

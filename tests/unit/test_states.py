@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.domain.states import DELIVERY, JOB, LIFECYCLES, SERIES, IllegalEvent, Lifecycle, apply
+from appliance.domain.states import (
+    COMMITMENT,
+    DELIVERY,
+    FILE,
+    JOB,
+    LIFECYCLES,
+    SERIES,
+    TRANSACTION,
+    IllegalEvent,
+    Lifecycle,
+    apply,
+)
 from appliance.journal import instances
 from appliance.journal.database import Journal, UnknownAggregate, move
 from tests.journal_samples import image, open_journal
@@ -48,6 +59,26 @@ LEGAL = {
         ("rejected", "requeue"): "pending",
         ("dropped", "requeue"): "pending",
     },
+    "commitment": {
+        ("requested", "aggregate"): "ready",
+        ("ready", "report"): "reported",
+        ("ready", "retry"): "ready",
+        ("ready", "expire"): "failed",
+        ("reported", "repeat"): "requested",
+        ("failed", "repeat"): "requested",
+    },
+    "transaction": {
+        ("made", "ask"): "asked",
+        ("made", "answer"): "answered",
+        ("asked", "answer"): "answered",
+        ("expired", "answer"): "answered",
+        ("made", "expire"): "expired",
+        ("asked", "expire"): "expired",
+    },
+    "file": {
+        ("kept", "purge"): "purged",
+        ("purged", "remove"): "removed",
+    },
 }
 EVERY_EVENT = sorted({event for lifecycle in LIFECYCLES.values() for event in lifecycle.events})
 EVERYTHING = [
@@ -80,7 +111,14 @@ def test_every_state_can_be_reached_and_a_job_that_is_done_stays_so(lifecycle: L
 
 @pytest.mark.parametrize(
     ("lifecycle", "table"),
-    [(SERIES, "series"), (JOB, "jobs"), (DELIVERY, "deliveries")],
+    [
+        (SERIES, "series"),
+        (JOB, "jobs"),
+        (DELIVERY, "deliveries"),
+        (COMMITMENT, "commitments"),
+        (TRANSACTION, "commitment_transactions"),
+        (FILE, "files"),
+    ],
     ids=list(LIFECYCLES),
 )
 def test_the_database_allows_exactly_the_states_of_the_life_cycle(lifecycle: Lifecycle, table: str) -> None:
