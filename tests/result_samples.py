@@ -14,7 +14,7 @@ from appliance.config.schema import ResultObjects
 from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE, NOISE_REDUCTION
 from appliance.dicom.outcome import Code, Enhanced, Findings, Identity, ModelIdentity, StationIdentity
 from appliance.dicom.volume import Volume, load_volume
-from appliance.results import Produced, write
+from appliance.results import Numbering, Produced, write
 from tests.dicom_samples import CtSeries, write_series
 
 IDENTITY = Identity(
@@ -55,17 +55,23 @@ def sample_volume(folder: Path, series: CtSeries) -> Volume:
     return load_volume(write_series(folder, series))
 
 
+def as_wanted(_study: str, _series: str, wanted: int) -> int:
+    """The numbering of a study without collisions."""
+    return wanted
+
+
 def produce(
     outcome: Enhanced | Findings,
     volume: Volume,
     identity: Identity = IDENTITY,
     kinds: Collection[str] | None = None,
+    numbering: Numbering = as_wanted,
 ) -> Iterator[Produced]:
     """The result objects that a pipeline with the default settings makes, or those of `kinds`."""
     if kinds is None:
         word = "positive" if isinstance(outcome, Findings) and outcome.positive else "negative"
         kinds = ResultObjects().kinds("enhanced" if isinstance(outcome, Enhanced) else word)
-    return write(outcome, volume, identity, kinds)
+    return write(outcome, volume, identity, kinds, numbering)
 
 
 def enhanced(voxels: NDArray[np.float32]) -> Enhanced:

@@ -28,6 +28,7 @@ _TAGS = {
     "echo_time": 0x00180081,
     "study_instance_uid": 0x0020000D,
     "series_instance_uid": 0x0020000E,
+    "series_number": 0x00200011,
     "acquisition_number": 0x00200012,
     "instance_number": 0x00200013,
     "image_position": 0x00200032,
@@ -77,6 +78,7 @@ class Facts:
     slice_thickness: float | None = None
     echo_time: float | None = None
     temporal_position: int | None = None
+    series_number: int | None = None
     acquisition_number: int | None = None
     images_in_acquisition: int | None = None
     instance_number: int | None = None
@@ -152,6 +154,7 @@ def _facts(elements: Elements) -> Facts:
         slice_thickness=_number(elements, "slice_thickness"),
         echo_time=_number(elements, "echo_time"),
         temporal_position=_whole(elements, "temporal_position"),
+        series_number=_whole(elements, "series_number"),
         acquisition_number=_whole(elements, "acquisition_number"),
         images_in_acquisition=_whole(elements, "images_in_acquisition"),
         instance_number=_whole(elements, "instance_number"),

@@ -35,10 +35,7 @@ def record(connection: sqlite3.Connection, instance: Instance, destinations: Seq
     series. Our own results that come back are neither forwarded nor processed.
     """
     uid = instance.sop_instance_uid
-    if (
-        instance.ours
-        or connection.execute("SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (uid,)).fetchone()
-    ):
+    if instance.ours or _is_result(connection, instance):
         return Recorded.OWN_RESULT
     known = connection.execute(
         "SELECT sha256, spool_key FROM instances WHERE sop_instance_uid = ?", (uid,)
@@ -51,6 +48,16 @@ def record(connection: sqlite3.Connection, instance: Instance, destinations: Seq
     _touch_series(connection, instance, changed_content=bool(known))
     enqueue(connection, "originals", instance, Priority.ORIGINAL, destinations)
     return Recorded.CHANGED_CONTENT if known else Recorded.NEW
+
+
+def _is_result(connection: sqlite3.Connection, instance: Instance) -> bool:
+    """Whether we made the object, or one of its series: a PACS that compresses may change its own UID."""
+    found = connection.execute(
+        "SELECT 1 FROM artifacts WHERE sop_instance_uid = ? UNION ALL"
+        " SELECT 1 FROM result_series WHERE series_instance_uid = ?",
+        (instance.sop_instance_uid, instance.series_instance_uid),
+    ).fetchone()
+    return found is not None
 
 
 def _insert(connection: sqlite3.Connection, instance: Instance) -> None:

@@ -92,6 +92,14 @@ CREATE TABLE IF NOT EXISTS artifacts (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS artifacts_by_job ON artifacts (job_id);
 
+-- The series number that each series of results was given, for good.
+CREATE TABLE IF NOT EXISTS result_series (
+    series_instance_uid TEXT PRIMARY KEY,
+    study_instance_uid TEXT NOT NULL,
+    series_number INTEGER NOT NULL,
+    UNIQUE (study_instance_uid, series_number)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS deliveries (
     id INTEGER PRIMARY KEY,
     destination TEXT NOT NULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from appliance.domain.states import JOB, SERIES
 from appliance.domain.types import Job
@@ -120,3 +121,28 @@ def is_current(connection: sqlite3.Connection, job: Job) -> bool:
         ).fetchone()
         for uid, revision in job.series
     )
+
+
+def number_result_series(connection: sqlite3.Connection, study_uid: str, series_uid: str, wanted: int) -> int:
+    """The series number of a series of results: `wanted`, or the next that nothing else in its study has.
+
+    A series that has a number keeps it.
+    """
+    known = connection.execute(
+        "SELECT series_number FROM result_series WHERE series_instance_uid = ?", (series_uid,)
+    ).fetchone()
+    if known is not None:
+        return int(known["series_number"])
+    taken = {
+        row["number"]
+        for row in connection.execute(
+            "SELECT series_number AS number FROM result_series WHERE study_instance_uid = ? UNION"
+            " SELECT (SELECT json_extract(i.facts, '$.series_number') FROM instances i"
+            " WHERE i.series_instance_uid = s.series_instance_uid LIMIT 1)"
+            " FROM series s WHERE s.study_instance_uid = ?",
+            (study_uid, study_uid),
+        )
+    }
+    number = next(candidate for candidate in count(wanted) if candidate not in taken)
+    connection.execute("INSERT INTO result_series VALUES (?, ?, ?)", (series_uid, study_uid, number))
+    return number

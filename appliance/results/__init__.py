@@ -17,7 +17,7 @@ from appliance.dicom.outcome import Enhanced, Findings, Identity, NotAnalysed, S
 from appliance.dicom.volume import Volume
 from appliance.domain.errors import GiveUp
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from appliance.results.attributes import quiet
+from appliance.results.attributes import put, quiet
 from appliance.results.derived import derive_images
 from appliance.results.secondary_capture import secondary_capture
 from appliance.results.structured_report import structured_report, unanalysed_report
@@ -102,8 +102,16 @@ WRITERS: Mapping[str, Writer] = MappingProxyType({"enhanced": _enhanced, "sr": _
 """Every kind of result object, in the order in which they are produced."""
 
 
+Numbering = Callable[[str, str, int], int]
+"""The series number for (study UID, series UID, wanted number): the wanted one unless something has it."""
+
+
 def write(
-    outcome: Enhanced | Findings, volume: Volume, identity: Identity, kinds: Collection[str]
+    outcome: Enhanced | Findings,
+    volume: Volume,
+    identity: Identity,
+    kinds: Collection[str],
+    numbering: Numbering,
 ) -> Iterator[Produced]:
     """The result objects of one job of the given kinds, one at a time: a large series never exists twice.
 
@@ -113,8 +121,11 @@ def write(
     for kind, writer in WRITERS.items():
         if kind not in kinds:
             continue
+        number: int | None = None
         with _explained(kind):
             for dataset in writer(outcome, volume, identity):
+                number = _number(dataset, numbering) if number is None else number
+                put(dataset, "SeriesNumber", number)
                 yield Produced(kind, is_urgent(outcome), dataset, identity.station.ae_title)
 
 
@@ -124,6 +135,7 @@ def write_unanalysed(
     sources: Sequence[Dataset],
     identity: Identity,
     kinds: Collection[str],
+    numbering: Numbering,
 ) -> Iterator[Produced]:
     """What says that a triage model gave no answer on the series with the headers `sources`.
 
@@ -133,7 +145,12 @@ def write_unanalysed(
     if "sr" in kinds:
         with _explained("sr"):
             dataset = unanalysed_report(outcome, subject, sources, identity)
+            put(dataset, "SeriesNumber", _number(dataset, numbering))
         yield Produced("sr", False, dataset, identity.station.ae_title)
+
+
+def _number(dataset: Dataset, numbering: Numbering) -> int:
+    return numbering(str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), int(dataset.SeriesNumber))
 
 
 @contextmanager

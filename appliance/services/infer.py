@@ -125,7 +125,7 @@ class Inference:
         if isinstance(outcome, NotAnalysed):
             return outcome, self._tell_unanalysed(outcome, paths, job, package, settings)
         kinds = package.pipeline.results.kinds(_word(outcome))
-        return outcome, write(outcome, volume, self._identity(job, package, settings), kinds)
+        return outcome, write(outcome, volume, self._identity(job, package, settings), kinds, self._number)
 
     def _tell_unanalysed(
         self,
@@ -143,7 +143,11 @@ class Inference:
         except Unusable:  # nothing can be said in DICOM of images that cannot be read
             return ()
         identity = self._identity(job, package, settings)
-        return write_unanalysed(outcome, subject, headers, identity, kinds)
+        return write_unanalysed(outcome, subject, headers, identity, kinds, self._number)
+
+    def _number(self, study_uid: str, series_uid: str, wanted: int) -> int:
+        with self._storage.journal.write() as connection:
+            return series.number_result_series(connection, study_uid, series_uid, wanted)
 
     def _progress(self) -> None:
         self._process.alive()

@@ -24,6 +24,7 @@ from tests.result_samples import (
     BRAIN,
     HAEMORRHAGE,
     IDENTITY,
+    as_wanted,
     findings,
     produce,
     revised,
@@ -114,7 +115,7 @@ def test_the_threshold_is_stated_once(tmp_path: Path, positive: bool) -> None:
 def unanalysed(folder: Path, kinds: tuple[str, ...] = ("sr",)) -> list[Produced]:
     sources = load_headers(write_series(folder, SERIES))
     outcome = NotAnalysed("out_of_distribution", "only 1 of 3 slabs shows a brain in its skull")
-    return list(write_unanalysed(outcome, Subject(HAEMORRHAGE, BRAIN), sources, IDENTITY, kinds))
+    return list(write_unanalysed(outcome, Subject(HAEMORRHAGE, BRAIN), sources, IDENTITY, kinds, as_wanted))
 
 
 def test_a_series_that_was_not_analysed_is_neither_positive_nor_negative(tmp_path: Path) -> None:
