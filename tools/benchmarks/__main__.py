@@ -8,23 +8,25 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.benchmarks import receive, spool
-from tools.benchmarks.receivers import NotStarted
+from tools.benchmarks import forward, receive, spool
+from tools.benchmarks.receivers import STORESCP, NotStarted
 from tools.benchmarks.report import DOCUMENT, Report, show, write_document
 from tools.benchmarks.sender import DCMSEND, NotSent
-from tools.benchmarks.stream import Refused
+from tools.campaigns.raw_sender import Refused
 
 
 def main() -> int:
     """Run one benchmark; returns 0, or 2 if it could not be run."""
     arguments = _arguments()
-    if arguments.kind == "receive" and not os.access(DCMSEND, os.X_OK):
-        _say(f"{DCMSEND} is missing: install the Debian package dcmtk")
-        return 2
+    needed = {"receive": [DCMSEND], "forward": [DCMSEND, STORESCP]}.get(arguments.kind, [])
+    for program in needed:
+        if not os.access(program, os.X_OK):
+            _say(f"{program} is missing: install the Debian package dcmtk")
+            return 2
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.folder) as folder:
             report = _measure(arguments, Path(folder))
-    except (NotStarted, NotSent, Refused) as error:
+    except (NotStarted, NotSent, Refused, RuntimeError) as error:
         _say(str(error))
         return 2
     show(report)
@@ -41,6 +43,10 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> Report:
         command += f" --objects {arguments.objects}"
         return spool.benchmark(folder, objects=arguments.objects, command=command)
     command += f" --runs {arguments.runs} --images {arguments.images}"
+    if arguments.kind == "forward":
+        return forward.benchmark(
+            folder, runs=arguments.runs, images=arguments.images, command=command, say=_say
+        )
     return receive.benchmark(
         folder,
         runs=arguments.runs,
@@ -55,14 +61,16 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     receiving = kinds.add_parser("receive", help="receiving beside DCMTK, pynetdicom and Orthanc")
-    receiving.add_argument("--runs", type=int, default=5, help="alternated runs of each case")
-    receiving.add_argument("--images", type=int, default=400, help="CT slices of 512 KiB in each run")
+    forwarding = kinds.add_parser("forward", help="sending beside DCMTK, pynetdicom and Orthanc, and the lag")
+    for kind, images in ((receiving, 400), (forwarding, 300)):
+        kind.add_argument("--runs", type=int, default=5, help="alternated runs of each case")
+        kind.add_argument("--images", type=int, default=images, help="CT slices of 512 KiB in each run")
     receiving.add_argument(
         "--past", type=int, default=1_000_000, help="instances in the journal that is not empty; 0: no such"
     )
     spooling = kinds.add_parser("spool", help="ways to make a file durable")
     spooling.add_argument("--objects", type=int, default=200, help="files of 525 kB for each way")
-    for one in (receiving, spooling):
+    for one in (receiving, forwarding, spooling):
         one.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
         one.add_argument("--document", action="store_true", help=f"put the tables into {DOCUMENT.name}")
         one.add_argument(

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
@@ -118,16 +119,26 @@ class Receiver(ABC):
 
 
 class Appliance(Receiver):
-    """The appliance's receiving processes as users run them, with nowhere to forward to."""
+    """The appliance's receiving processes as users run them, with nowhere to forward to.
+
+    `settings` adds sections to its configuration or replaces them, by name.
+    """
 
     title = "EDGE"
 
-    def __init__(self, folder: Path, *, processes: int = 1, durability: str = "fsync") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        processes: int = 1,
+        durability: str = "fsync",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(folder)
         self._count = processes
         self._config = folder / "site.yaml"
         self._journal = folder / "var" / "journal.sqlite"
-        settings = {
+        content = {
             "station": {"ae_title": self.title},
             "listener": {
                 "host": "127.0.0.1",
@@ -138,8 +149,9 @@ class Appliance(Receiver):
             },
             "storage": {"path": "./var", "durability": durability},
             "log": {"level": "warning"},
+            **(settings or {}),
         }
-        self._config.write_text(yaml.safe_dump(settings, sort_keys=False))
+        self._config.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def commands(self) -> list[list[str]]:
         return [self.command("receive", "--number", str(number)) for number in range(1, self._count + 1)]
@@ -193,9 +205,13 @@ class Storescp(Receiver):
 
 
 class Orthanc(Receiver):
-    """Orthanc with its SQLite index, as Debian ships it, without plugins and HTTP."""
+    """Orthanc with its SQLite index, as Debian ships it, without plugins and HTTP; `settings` change that."""
 
     title = "ORTHANC"
+
+    def __init__(self, folder: Path, *, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(folder)
+        self._settings = settings or {}
 
     def commands(self) -> list[list[str]]:
         settings = {
@@ -205,6 +221,7 @@ class Orthanc(Receiver):
             "HttpServerEnabled": False,
             "StorageDirectory": str(self.folder / "files"),
             "IndexDirectory": str(self.folder / "index"),
+            **self._settings,
         }
         config = self.folder / "orthanc.json"
         config.write_text(json.dumps(settings))

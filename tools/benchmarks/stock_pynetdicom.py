@@ -41,13 +41,13 @@ def serve(folder: Path, port: int) -> None:
     entity.start_server(
         ("127.0.0.1", port),
         block=False,
-        evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_CONN_OPEN, _answer_at_once)],
+        evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_CONN_OPEN, answer_at_once)],
     )
     stopping.wait()
     entity.shutdown()
 
 
-def _answer_at_once(event: Event) -> None:
+def answer_at_once(event: Event) -> None:
     """Turn Nagle's algorithm off, as for every other receiver of the comparison."""
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:

@@ -75,7 +75,7 @@ class Tree:
         """
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "run", "--config", str(self._config)],
+                self.command("run"),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -88,6 +88,10 @@ class Tree:
             spoke = bool(selector.select(_START_S))
         if not spoke or not self._process.stdout.readline().startswith(b"ready"):
             raise RuntimeError(f"the appliance did not become ready; see {self._log}")
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """The command line of `appliance NAME --config ...`."""
+        return [sys.executable, "-m", "appliance", name, "--config", str(self._config), *arguments]
 
     def processes(self) -> dict[str, int]:
         """The process id of every process that lives, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 ABORT = bytes.fromhex("07 00 00000004 0000 00 00")
 RELEASE_REQUEST = bytes.fromhex("05 00 00000004 00000000")
@@ -12,6 +12,9 @@ COMMAND, LAST = 0x01, 0x02
 """Bits of the message control header (PS3.8 E.2)."""
 C_STORE_REQUEST, C_ECHO_REQUEST = 0x0001, 0x0030
 NO_DATA_SET = 0x0101
+PDV_HEADER_BYTES = 6
+ASSOCIATE_FIXED_BYTES = 68
+"""What stands before the variable items of an A-ASSOCIATE-RQ or -AC, without the PDU's header."""
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION = "2.25.1"
@@ -114,3 +117,30 @@ def uid_text(text: str) -> bytes:
 
 def _item(kind: int, content: bytes) -> bytes:
     return struct.pack(">BBH", kind, 0, len(content)) + content
+
+
+def items(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The items of an A-ASSOCIATE PDU, or those inside an item: type and content."""
+    at = 0
+    while at < len(content):
+        kind, _, length = struct.unpack_from(">BBH", content, at)
+        yield kind, content[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+def pdvs(body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The presentation data values of a P-DATA-TF: context id, message control header, fragment."""
+    at = 0
+    while at < len(body):
+        length, context_id, control = struct.unpack_from(">IBB", body, at)
+        yield context_id, control, body[at + PDV_HEADER_BYTES : at + 4 + length]
+        at += 4 + length
+
+
+def elements(command: bytes) -> Iterator[tuple[int, bytes]]:
+    """The elements of a command set: number and value."""
+    at = 0
+    while at < len(command):
+        _, number, length = struct.unpack_from("<HHI", command, at)
+        yield number, command[at + 8 : at + 8 + length]
+        at += 8 + length
