@@ -58,6 +58,7 @@ def load(path: Path) -> Config:
     document = _read(path)
     sections = _validate_sections(document, path.resolve().parent)
     _check_destination_names(document, sections)
+    _check_rules(document, sections)
     _check_ports(document)
     if document.mistakes:
         raise Misconfigured(document.problems())
@@ -199,6 +200,23 @@ def _check_destination_names(document: _Document, sections: dict[str, Any]) -> N
     for location, name in used:
         if name not in known:
             document.mistake(location, f"{name!r} is not the name of a destination")
+
+
+def _check_rules(document: _Document, sections: dict[str, Any]) -> None:
+    """A rule that can never fit sends nothing, which nobody would notice."""
+    station = sections.get("station")
+    titles = {station.ae_title, *station.other_ae_titles} if station else None
+    models = {pipeline.model for pipeline in sections["pipelines"]} if "pipelines" in sections else None
+    for name, destination in (sections.get("destinations") or {}).items():
+        place = ("destinations", name, "only")
+        for index, title in enumerate(destination.only.called_ae_title):
+            if titles is not None and title not in titles:
+                document.mistake(
+                    (*place, "called_ae_title", index), f"{title!r} is not a title of the appliance"
+                )
+        for index, model in enumerate(destination.only.model):
+            if models is not None and model not in models:
+                document.mistake((*place, "model", index), f"{model!r} is not the model of a pipeline")
 
 
 def _check_ports(document: _Document) -> None:

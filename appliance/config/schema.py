@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,6 +35,10 @@ class Station(_Section):
 
     ae_title: AETitle = Field(
         description="Application Entity title of the appliance: scanners call it and the PACS sees it."
+    )
+    other_ae_titles: list[AETitle] = Field(
+        default=[],
+        description="Further titles that scanners may call, for rules on the called title.",
     )
     timezone: TimeZone = Field(
         default="",
@@ -144,6 +149,40 @@ class DestinationTLS(_Section):
         return self
 
 
+class Only(_Section):
+    """Narrows what a destination gets. An empty list means any; of each other list one entry must fit."""
+
+    modality: list[str] = Field(
+        default=[], description="Modality (0008,0060) of the original, or of the source of the result."
+    )
+    station_name: list[str] = Field(
+        default=[], description="Station Name (0008,1010) of the original, or of the source of the result."
+    )
+    called_ae_title: list[AETitle] = Field(
+        default=[], description="The appliance's title that the scanner called when it sent the images."
+    )
+    model: list[str] = Field(default=[], description="Results only: id of the model package.")
+    outcome: list[Literal["positive", "negative", "enhanced", "not_analysed"]] = Field(
+        default=[], description="Results only: what the model said."
+    )
+
+    def fits_source(self, modality: str, station_name: str, called_ae_title: str) -> bool:
+        """Whether originals of this source fit, and results made of them as far as the source decides."""
+        return (
+            _allows(self.modality, modality)
+            and _allows(self.station_name, station_name)
+            and _allows(self.called_ae_title, called_ae_title)
+        )
+
+    def fits_result(self, model: str, outcome: str) -> bool:
+        """Whether a result of this model with this outcome fits, as far as these decide."""
+        return _allows(self.model, model) and _allows(self.outcome, outcome)
+
+
+def _allows(entries: Sequence[str], value: str) -> bool:
+    return not entries or value in entries
+
+
 class DicomDestination(_Section):
     """A DICOM node that receives originals, results or both."""
 
@@ -155,6 +194,13 @@ class DicomDestination(_Section):
         default=True, description="Retention and storage commitment wait for this destination."
     )
     tls: DestinationTLS | None = Field(default=None, description="TLS to the destination. Left out: no TLS.")
+    only: Only = Field(
+        default_factory=Only,
+        description="Narrows what this destination gets of the originals and results that go to it.",
+    )
+    associations: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        default=None, description="Associations at the same time instead of `delivery.associations`."
+    )
 
 
 class Match(_Section):
@@ -258,8 +304,10 @@ class DeliverySettings(_Section):
     dimse_timeout_s: Annotated[float, Field(ge=1.0, le=3600.0)] = Field(
         default=120.0, description="Seconds that a destination may take to answer one message."
     )
-    associations: Annotated[int, Field(ge=1, le=4)] = Field(
-        default=2, description="Associations at the same time to one destination."
+    associations: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=2,
+        description="Associations at the same time to one destination. The originals of one study always "
+        "leave over one, in order.",
     )
 
 
@@ -288,7 +336,9 @@ class Config(_Section):
         default={}, description="Where images and results go, by name."
     )
     originals: list[str] | None = Field(
-        default=None, description="Destinations that get the originals. Left out: all DICOM destinations."
+        default=None,
+        description="Destinations that get the originals, each as far as its `only` lets it. "
+        "Left out: all DICOM destinations.",
     )
     pipelines: list[Pipeline] = Field(default=[], description="The models in use and where their results go.")
     engines: Engines = Field(default_factory=Engines, description="Where the model packages are.")
@@ -303,8 +353,13 @@ class Config(_Section):
     log: Log = Field(default_factory=Log, description="Messages on standard error.")
 
     @property
+    def called_ae_titles(self) -> tuple[str, ...]:
+        """Every title under which the appliance may be called."""
+        return (self.station.ae_title, *self.station.other_ae_titles)
+
+    @property
     def originals_destinations(self) -> tuple[str, ...]:
-        """Names of the destinations that get every original."""
+        """Names of the destinations that get the originals, each as far as its rules let it."""
         if self.originals is not None:
             return tuple(self.originals)
         return tuple(name for name, destination in self.destinations.items() if destination.kind == "dicom")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from appliance.config.schema import Config
 from appliance.destinations.base import Parcel
 from appliance.domain.errors import TryAgain
-from appliance.domain.types import Postponed, Priority, SendResult
+from appliance.domain.types import Postponed, SendResult
 from appliance.network.requestor import MAXIMUM_CONTEXTS, StoreAssociation, echo, peer_of
 
 
@@ -26,7 +26,7 @@ class DicomStore:
                     result = association.send(
                         parcel.file,
                         *_context(parcel),
-                        urgent=parcel.delivery.priority is Priority.URGENT_RESULT,
+                        urgent=parcel.delivery.urgent,
                     )
                     if not settle(parcel, result):
                         return

@@ -39,7 +39,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One result object, written once to the spool and sent from there for good."""
+    """One result object, written once to the spool and sent from there for good.
+
+    `key_sop_instance_uids` are the received images that show what an urgent result is about: they leave
+    before it.
+    """
 
     kind: str
     sop_instance_uid: str
@@ -51,19 +55,27 @@ class Artifact:
     size: int
     spool_key: str
     urgent: bool
+    key_sop_instance_uids: tuple[str, ...] = ()
 
 
 class Priority(IntEnum):
-    """The order in which deliveries leave: the smallest first."""
+    """The order in which deliveries leave: the smallest first.
 
-    URGENT_RESULT = 0
-    ORIGINAL = 1
-    ROUTINE_RESULT = 2
+    A key image is an original that an urgent result of its study refers to.
+    """
+
+    KEY_IMAGE = 0
+    URGENT_RESULT = 1
+    ORIGINAL = 2
+    ROUTINE_RESULT = 3
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One spooled file on its way to one destination. `attempts` includes the present one."""
+    """One spooled file on its way to one destination. `attempts` includes the present one.
+
+    `urgent` tells the destination to hurry: a model found something urgent in the study.
+    """
 
     id: int
     destination: str
@@ -72,8 +84,10 @@ class Delivery:
     sop_instance_uid: str
     sop_class_uid: str
     transfer_syntax_uid: str
+    size: int
     priority: Priority
     attempts: int
+    urgent: bool
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,9 @@ class Journal:
             connection.execute(
                 "UPDATE files SET kept_s = ?, look_s = 0, settled_s = NULL WHERE state = 'kept'", (now,)
             )
+            connection.execute("UPDATE deliveries SET due_s = 0 WHERE state = 'pending' AND due_s > 0")
             connection.execute(
-                "UPDATE deliveries SET due_s = 0, created_s = ? WHERE state != 'stored'", (now,)
+                "UPDATE deliveries SET created_s = ? WHERE state IN ('pending', 'sending')", (now,)
             )
 
 

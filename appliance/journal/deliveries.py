@@ -1,4 +1,7 @@
-"""The outbox: one row for each file and destination, claimed in order of priority."""
+"""The outbox: one row for each file and destination, claimed in order of priority.
+
+The forwarder's side of it; what a person may do is in `interventions.py`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,32 @@ from appliance.domain.types import (
 from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
 
+# What keeps the head of a queue from being claimed, by priority. A key image may leave at any time. An urgent
+# result waits for its study's key images, whoever sends them. Of the rest, one association has a study to
+# itself, so that its images leave in order.
+_SENDING = (
+    "SELECT 1 FROM deliveries d WHERE d.destination = q.destination"
+    " AND d.study_instance_uid = q.study_instance_uid AND d.state = 'sending'"
+)
+_OPEN_KEY_IMAGE = (
+    "SELECT 1 FROM deliveries d WHERE d.destination = q.destination"
+    " AND d.study_instance_uid = q.study_instance_uid"
+    " AND d.priority = 0 AND d.state IN ('pending', 'sending')"
+)
+_FREE = {
+    Priority.KEY_IMAGE: "1",
+    Priority.URGENT_RESULT: f"NOT EXISTS ({_OPEN_KEY_IMAGE}) AND NOT EXISTS ({_SENDING} AND d.priority = 1)",
+    Priority.ORIGINAL: f"NOT EXISTS ({_SENDING} AND d.priority != 1)",
+    Priority.ROUTINE_RESULT: f"NOT EXISTS ({_SENDING} AND d.priority != 1)",
+}
+_HEADS = {
+    priority: (
+        "SELECT q.study_instance_uid FROM queues q INDEXED BY queues_by_head"
+        f" WHERE q.destination = ? AND q.priority = {priority:d} AND {free} ORDER BY q.head LIMIT 1"
+    )
+    for priority, free in _FREE.items()
+}
+
 
 def enqueue(
     connection: sqlite3.Connection,
@@ -31,8 +60,8 @@ def enqueue(
     """Put one spooled file into the outbox of each destination."""
     connection.executemany(
         "INSERT INTO deliveries (destination, spool, spool_key, sop_instance_uid, sop_class_uid,"
-        " transfer_syntax_uid, study_instance_uid, series_instance_uid, priority, state, created_s,"
-        " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " transfer_syntax_uid, study_instance_uid, series_instance_uid, size, priority, state, created_s,"
+        " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 destination,
@@ -43,6 +72,7 @@ def enqueue(
                 spooled.transfer_syntax_uid,
                 spooled.study_instance_uid,
                 spooled.series_instance_uid,
+                spooled.size,
                 priority,
                 DELIVERY.initial,
                 boot_seconds(),
@@ -53,48 +83,134 @@ def enqueue(
     )
 
 
-def claim(connection: sqlite3.Connection, destination: str, *, limit: int) -> list[Delivery]:
-    """Claim the next deliveries of one study, the most urgent and oldest first.
+def enqueue_result(connection: sqlite3.Connection, artifact: Artifact, destinations: Sequence[str]) -> None:
+    """Put a result object into the outbox of each destination.
 
-    A study that another association is sending is left alone, so that its images leave in order.
+    An urgent one flags its study, and the originals that it refers to become key images, so that they
+    leave before it and it before all else.
     """
-    head = connection.execute(
-        "SELECT study_instance_uid, priority FROM deliveries"
-        " WHERE destination = ? AND state = 'pending' AND due_s <= ? AND study_instance_uid NOT IN"
-        " (SELECT study_instance_uid FROM deliveries WHERE destination = ? AND state = 'sending')"
-        " ORDER BY priority, id LIMIT 1",
-        (destination, boot_seconds(), destination),
-    ).fetchone()
+    if artifact.urgent:
+        connection.execute(
+            "INSERT INTO flagged_studies VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (artifact.study_instance_uid, wall_time()),
+        )
+        connection.executemany(
+            "UPDATE deliveries SET priority = ? WHERE destination = ? AND spool_key IN"
+            " (SELECT spool_key FROM instances WHERE sop_instance_uid = ?)"
+            " AND state IN ('pending', 'sending')",
+            [
+                (Priority.KEY_IMAGE, destination, uid)
+                for destination in destinations
+                for uid in artifact.key_sop_instance_uids
+            ],
+        )
+    priority = Priority.URGENT_RESULT if artifact.urgent else Priority.ROUTINE_RESULT
+    enqueue(connection, "results", artifact, priority, destinations)
+
+
+def is_claimable(connection: sqlite3.Connection, destination: str) -> bool:
+    """Whether a claim would find something. Needs no write transaction."""
+    return (
+        _head(connection, destination) is not None
+        or _suspect(connection, destination) is not None
+        or connection.execute(
+            "SELECT 1 FROM deliveries WHERE destination = ? AND state = 'pending'"
+            " AND due_s > 0 AND due_s <= ?",
+            (destination, boot_seconds()),
+        ).fetchone()
+        is not None
+    )
+
+
+def claim(connection: sqlite3.Connection, destination: str, *, limit: int) -> list[Delivery]:
+    """Claim the next deliveries of one study and priority, the most urgent and oldest first.
+
+    Suspects are left out: see `claim_suspect`.
+    """
+    _end_postponements(connection, destination)
+    head = _head(connection, destination)
     if head is None:
         return []
+    priority, study = head
     rows = connection.execute(
-        "SELECT * FROM deliveries WHERE destination = ? AND state = 'pending' AND due_s <= ?"
-        " AND study_instance_uid = ? AND priority = ? ORDER BY id LIMIT ?",
-        (destination, boot_seconds(), head["study_instance_uid"], head["priority"], limit),
+        "SELECT * FROM deliveries INDEXED BY deliveries_ready WHERE destination = ? AND priority = ?"
+        " AND study_instance_uid = ? AND state = 'pending' AND due_s = 0 AND suspect = 0 ORDER BY id LIMIT ?",
+        (destination, priority, study, limit),
     ).fetchall()
+    return _claimed(connection, rows)
+
+
+def claim_suspect(connection: sqlite3.Connection, destination: str) -> list[Delivery]:
+    """Claim one delivery at which the connection ended before, unless another such one is being sent.
+
+    Such an object is sent alone, so that one at which a destination always hangs up holds up no other.
+    """
+    _end_postponements(connection, destination)
+    row = _suspect(connection, destination)
+    return [] if row is None else _claimed(connection, [row])
+
+
+def _end_postponements(connection: sqlite3.Connection, destination: str) -> None:
+    connection.execute(
+        "UPDATE deliveries SET due_s = 0 WHERE destination = ? AND state = 'pending'"
+        " AND due_s > 0 AND due_s <= ?",
+        (destination, boot_seconds()),
+    )
+
+
+def _head(connection: sqlite3.Connection, destination: str) -> tuple[Priority, str] | None:
+    for priority in Priority:
+        row = connection.execute(_HEADS[priority], (destination,)).fetchone()
+        if row is not None:
+            return priority, row["study_instance_uid"]
+    return None
+
+
+def _suspect(connection: sqlite3.Connection, destination: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM deliveries INDEXED BY deliveries_suspect WHERE destination = ? AND state = 'pending'"
+        " AND due_s = 0 AND suspect = 1 AND NOT EXISTS (SELECT 1 FROM deliveries"
+        " INDEXED BY deliveries_sending WHERE destination = ? AND state = 'sending' AND suspect = 1)"
+        " ORDER BY priority, id LIMIT 1",
+        (destination, destination),
+    ).fetchone()
+    return row
+
+
+def _claimed(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> list[Delivery]:
+    """Move the rows, all of one study, to `sending`."""
     for row in rows:
         move(connection, DELIVERY, row["id"], "claim")
     connection.executemany(
         "UPDATE deliveries SET attempts = attempts + 1 WHERE id = ?", [(row["id"],) for row in rows]
     )
+    study = rows[0]["study_instance_uid"]
+    flagged = connection.execute(
+        "SELECT 1 FROM flagged_studies WHERE study_instance_uid = ?", (study,)
+    ).fetchone()
     return [
         Delivery(
-            row["id"],
-            row["destination"],
-            row["spool"],
-            row["spool_key"],
-            row["sop_instance_uid"],
-            row["sop_class_uid"],
-            row["transfer_syntax_uid"],
-            Priority(row["priority"]),
-            row["attempts"] + 1,
+            id=row["id"],
+            destination=row["destination"],
+            spool=row["spool"],
+            spool_key=row["spool_key"],
+            sop_instance_uid=row["sop_instance_uid"],
+            sop_class_uid=row["sop_class_uid"],
+            transfer_syntax_uid=row["transfer_syntax_uid"],
+            size=row["size"],
+            priority=Priority(row["priority"]),
+            attempts=row["attempts"] + 1,
+            urgent=flagged is not None,
         )
         for row in rows
     ]
 
 
 def settle(connection: sqlite3.Connection, delivery: Delivery, result: SendResult, *, delay_s: float) -> None:
-    """Write what became of a claimed delivery; one that is postponed is due again after `delay_s`."""
+    """Write what became of a claimed delivery; one that is postponed is due again after `delay_s`.
+
+    One that was postponed without a status is a suspect: the connection ended at it, or nobody knows.
+    """
     match result:
         case Stored(status):
             move(connection, DELIVERY, delivery.id, "ack", detail=f"0x{status:04X}")
@@ -103,11 +219,12 @@ def settle(connection: sqlite3.Connection, delivery: Delivery, result: SendResul
                 (status, wall_time(), delivery.id),
             )
         case Postponed(reason, status):
-            move(connection, DELIVERY, delivery.id, "retry", detail=reason)
+            # In this order: the delivery must not be ready for a moment.
             connection.execute(
-                "UPDATE deliveries SET status = ?, reason = ?, due_s = ? WHERE id = ?",
-                (status, reason, boot_seconds() + delay_s, delivery.id),
+                "UPDATE deliveries SET status = ?, reason = ?, due_s = ?, suspect = ? WHERE id = ?",
+                (status, reason, boot_seconds() + delay_s, status is None, delivery.id),
             )
+            move(connection, DELIVERY, delivery.id, "retry", detail=reason)
         case Refused(reason, status):
             move(connection, DELIVERY, delivery.id, "reject", detail=reason)
             connection.execute(
@@ -133,10 +250,28 @@ def release(connection: sqlite3.Connection) -> int:
     return len(rows)
 
 
+def wake(connection: sqlite3.Connection, destination: str) -> None:
+    """The destination works again: what was postponed is due at once."""
+    connection.execute(
+        "UPDATE deliveries SET due_s = 0 WHERE destination = ? AND state = 'pending' AND due_s > 0",
+        (destination,),
+    )
+
+
 def next_due_s(connection: sqlite3.Connection, destination: str) -> float | None:
-    """Seconds until the next pending delivery is due (0 if one is), or None without any."""
+    """Seconds until the next postponed delivery is due (0 if one is), or None without any."""
     row = connection.execute(
-        "SELECT min(due_s) AS due_s FROM deliveries WHERE destination = ? AND state = 'pending'",
+        "SELECT min(due_s) AS due_s FROM deliveries WHERE destination = ? AND state = 'pending'"
+        " AND due_s > 0",
         (destination,),
     ).fetchone()
     return None if row["due_s"] is None else max(0.0, row["due_s"] - boot_seconds())
+
+
+def note_circuit(connection: sqlite3.Connection, destination: str, state: str, reason: str | None) -> None:
+    """Write down whether a destination answers, for people and monitoring."""
+    connection.execute(
+        "INSERT INTO circuits VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,"
+        " reason = excluded.reason, since_at = excluded.since_at",
+        (destination, state, reason, wall_time()),
+    )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance.domain.states import JOB
-from appliance.domain.types import Artifact, Job, Priority
+from appliance.domain.types import Artifact, Job
 from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
-from appliance.journal.deliveries import enqueue
+from appliance.journal.deliveries import enqueue_result
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ def finish(
             dropped.append(artifact.spool_key)
             continue
         _insert_artifact(connection, job.id, artifact)
-        priority = Priority.URGENT_RESULT if artifact.urgent else Priority.ROUTINE_RESULT
-        enqueue(connection, "results", artifact, priority, destinations)
+        enqueue_result(connection, artifact, destinations)
     move(connection, JOB, job.id, "succeed", detail=result.outcome)
     connection.execute(
         "UPDATE jobs SET outcome = ?, reason = ?, detail = ?, model_sha256 = ?, seconds = ? WHERE id = ?",

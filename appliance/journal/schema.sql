@@ -110,10 +110,12 @@ CREATE TABLE IF NOT EXISTS deliveries (
     transfer_syntax_uid TEXT NOT NULL,
     study_instance_uid TEXT NOT NULL,
     series_instance_uid TEXT NOT NULL,
-    priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 2),
+    size INTEGER NOT NULL,
+    priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 3),
     state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'stored', 'committed', 'rejected', 'dropped')),
     attempts INTEGER NOT NULL DEFAULT 0,
-    due_s REAL NOT NULL DEFAULT 0,
+    due_s REAL NOT NULL DEFAULT 0,              -- 0: now; else postponed until then
+    suspect INTEGER NOT NULL DEFAULT 0,         -- 1: the connection ended at this object; it is sent alone
     status INTEGER,                             -- last DIMSE status
     reason TEXT,                                -- why it was postponed or refused
     created_s REAL NOT NULL,
@@ -121,10 +123,66 @@ CREATE TABLE IF NOT EXISTS deliveries (
     stored_at TEXT,
     UNIQUE (destination, spool_key)
 ) STRICT;
-CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (destination, priority, id) WHERE state = 'pending';
-CREATE INDEX IF NOT EXISTS deliveries_sending ON deliveries (destination, study_instance_uid) WHERE state = 'sending';
+CREATE INDEX IF NOT EXISTS deliveries_ready ON deliveries (destination, priority, study_instance_uid, id)
+    WHERE state = 'pending' AND due_s = 0 AND suspect = 0;
+CREATE INDEX IF NOT EXISTS deliveries_suspect ON deliveries (destination, priority, id)
+    WHERE state = 'pending' AND due_s = 0 AND suspect = 1;
+CREATE INDEX IF NOT EXISTS deliveries_postponed ON deliveries (destination, due_s)
+    WHERE state = 'pending' AND due_s > 0;
+CREATE INDEX IF NOT EXISTS deliveries_sending ON deliveries (destination, study_instance_uid)
+    WHERE state = 'sending';
+CREATE INDEX IF NOT EXISTS deliveries_key_images ON deliveries (destination, study_instance_uid)
+    WHERE priority = 0 AND state IN ('pending', 'sending');
+CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (destination, created_s)
+    WHERE state IN ('pending', 'sending');
 CREATE INDEX IF NOT EXISTS deliveries_rejected ON deliveries (destination) WHERE state = 'rejected';
 CREATE INDEX IF NOT EXISTS deliveries_by_series ON deliveries (series_instance_uid);
+
+-- One row for each study and class of priority that has something ready to be sent, so that the next
+-- delivery is found without a look at those of studies that are being sent.
+CREATE TABLE IF NOT EXISTS queues (
+    destination TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    study_instance_uid TEXT NOT NULL,
+    head INTEGER NOT NULL,                      -- the first of `deliveries_ready`
+    PRIMARY KEY (destination, priority, study_instance_uid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS queues_by_head ON queues (destination, priority, head);
+CREATE TRIGGER IF NOT EXISTS delivery_queued AFTER INSERT ON deliveries
+WHEN new.state = 'pending' AND new.due_s = 0 AND new.suspect = 0 BEGIN
+    INSERT INTO queues VALUES (new.destination, new.priority, new.study_instance_uid, new.id)
+        ON CONFLICT DO UPDATE SET head = min(head, excluded.head);
+END;
+CREATE TRIGGER IF NOT EXISTS delivery_leaves_queue AFTER UPDATE OF state, due_s, suspect, priority ON deliveries
+WHEN old.state = 'pending' AND old.due_s = 0 AND old.suspect = 0 BEGIN
+    UPDATE queues SET head = coalesce(
+        (SELECT id FROM deliveries WHERE destination = old.destination AND priority = old.priority
+            AND study_instance_uid = old.study_instance_uid
+            AND state = 'pending' AND due_s = 0 AND suspect = 0 ORDER BY id LIMIT 1), 0)
+        WHERE destination = old.destination AND priority = old.priority
+            AND study_instance_uid = old.study_instance_uid AND head = old.id;
+    DELETE FROM queues WHERE destination = old.destination AND priority = old.priority
+        AND study_instance_uid = old.study_instance_uid AND head = 0;
+END;
+CREATE TRIGGER IF NOT EXISTS delivery_joins_queue AFTER UPDATE OF state, due_s, suspect, priority ON deliveries
+WHEN new.state = 'pending' AND new.due_s = 0 AND new.suspect = 0 BEGIN
+    INSERT INTO queues VALUES (new.destination, new.priority, new.study_instance_uid, new.id)
+        ON CONFLICT DO UPDATE SET head = min(head, excluded.head);
+END;
+
+-- Studies in which a model found something urgent: all that is sent of them asks the destination to hurry.
+CREATE TABLE IF NOT EXISTS flagged_studies (
+    study_instance_uid TEXT PRIMARY KEY,
+    flagged_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Whether each destination answers, as the forwarder last saw it.
+CREATE TABLE IF NOT EXISTS circuits (
+    destination TEXT PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('closed', 'open', 'half_open')),
+    reason TEXT,
+    since_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- How many deliveries are in each state, kept while they move: counting a million rows takes seconds.
 CREATE TABLE IF NOT EXISTS delivery_counts (

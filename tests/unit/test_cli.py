@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from appliance.domain.states import SERIES
+from appliance.domain.states import DELIVERY, SERIES
 from appliance.domain.types import Instance, Origin
 from appliance.journal.database import Journal
 from appliance.journal.instances import record
@@ -161,7 +161,7 @@ def test_models_without_pipelines_is_empty(site: Site) -> None:
 def test_status_before_the_first_start_is_all_zero(site: Site) -> None:
     report = json.loads(site.appliance("status", "--json").stdout)
     assert report["series"] == dict.fromkeys(SERIES.states, 0)
-    assert report["deliveries"] == {"pending": 0, "sending": 0, "stored": 0, "rejected": 0}
+    assert report["deliveries"] == dict.fromkeys(DELIVERY.states, 0)
     assert not (site.folder / "var").exists()
 
 
@@ -195,7 +195,7 @@ def test_status_counts_by_state_and_names_why_models_skipped(site: Site) -> None
         assert plan(connection, complete_one, [], skips)
     report = json.loads(site.appliance("status", "--json").stdout)
     assert report["series"] == {"open": 1, "complete": 0, "planned": 0, "skipped": 1}
-    assert report["deliveries"] == {"pending": 2, "sending": 0, "stored": 0, "rejected": 0}
+    assert report["deliveries"] == {**dict.fromkeys(DELIVERY.states, 0), "pending": 2}
     assert report["jobs"] == {"queued": 0, "running": 0, "done": 0, "failed": 0}
     assert report["skips"] == [{"model": "ct-denoise", "reason": "localizer", "count": 1}]
     assert report["outbox"] == [{"destination": "pacs", "kind": "originals", "state": "pending", "count": 2}]

@@ -190,7 +190,7 @@ class TestOutbox:
         put(journal, "2")
         with journal.write() as connection:
             first, second = deliveries.claim(connection, "pacs", limit=2)
-            deliveries.settle(connection, first, Postponed("away"), delay_s=1000.0)
+            deliveries.settle(connection, first, Postponed("busy", 0xA700), delay_s=1000.0)
             deliveries.settle(connection, second, Stored(0), delay_s=1000.0)
             assert 990 < (deliveries.next_due_s(connection, "pacs") or 0) <= 1000
         put(journal, "3")
@@ -214,7 +214,7 @@ class TestOutbox:
                 deliveries.unclaim(connection, [one])
         with journal.write() as connection:
             (one,) = deliveries.claim(connection, "pacs", limit=1)
-            deliveries.settle(connection, one, Postponed("away"), delay_s=0.0)
+            deliveries.settle(connection, one, Postponed("busy", 0xA700), delay_s=0.0)
             (one,) = deliveries.claim(connection, "pacs", limit=1)
         assert one.attempts == 2
 
@@ -325,7 +325,7 @@ class TestReboot:
         with journal.write() as connection:
             jobs.retry(connection, job.id, delay_s=1e9, detail="")
             for sent in deliveries.claim(connection, "pacs", limit=50):
-                deliveries.settle(connection, sent, Postponed("away"), delay_s=1e9)
+                deliveries.settle(connection, sent, Postponed("busy", 0xA700), delay_s=1e9)
             connection.execute("UPDATE series SET first_s = 1e9, last_s = 1e9")
         open_journal(tmp_path)
         with journal.write() as connection:

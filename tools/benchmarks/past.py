@@ -55,10 +55,10 @@ def _statements(instances: int) -> list[str]:
         f" first_s, last_s) SELECT {whole_series}, {_UID.format(number='20000000000 + n')}, 'CT', 'planned',"
         " :now, :now FROM numbers",
         f"{numbers} INSERT INTO deliveries (destination, spool, spool_key, sop_instance_uid, sop_class_uid,"
-        " transfer_syntax_uid, study_instance_uid, series_instance_uid, priority, state, attempts, status,"
-        " created_s, created_at, stored_at)"
-        f" SELECT 'pacs', 'originals', {key}, {instance}, :class, :syntax, {study}, {series}, 1, 'stored',"
-        " 1, 0, :now, :at, :at FROM numbers",
+        " transfer_syntax_uid, study_instance_uid, series_instance_uid, size, priority, state, attempts,"
+        " status, created_s, created_at, stored_at)"
+        f" SELECT 'pacs', 'originals', {key}, {instance}, :class, :syntax, {study}, {series}, :size, 2,"
+        " 'stored', 1, 0, :now, :at, :at FROM numbers",
         *(
             f"{numbers} INSERT INTO history (aggregate, aggregate_id, event, source, target, at)"
             f" SELECT 'delivery', n + 1, '{event}', '{source}', '{target}', :at FROM numbers"
