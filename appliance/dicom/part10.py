@@ -18,6 +18,7 @@ def file_header(
     sop_instance_uid: str,
     transfer_syntax_uid: str,
     source_ae_title: str,
+    receiving_ae_title: str,
     implementation_class_uid: str,
     implementation_version_name: str,
 ) -> bytes:
@@ -34,6 +35,7 @@ def file_header(
             _element(0x0012, b"UI", _padded(implementation_class_uid, b"\0")),
             _element(0x0013, b"SH", _padded(implementation_version_name, b" ")),
             _element(0x0016, b"AE", _padded(source_ae_title, b" ")),
+            _element(0x0018, b"AE", _padded(receiving_ae_title, b" ")),
         )
     )
     return _PREFIX + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
@@ -56,9 +58,14 @@ class FileMeta:
 
     transfer_syntax_uid: str
     source_ae_title: str
+    receiving_ae_title: str
 
 
 def read_meta(path: Path) -> FileMeta:
     """Read back what `file_header` wrote."""
     meta = pydicom.filereader.read_file_meta_info(path)
-    return FileMeta(str(UID(meta.TransferSyntaxUID)), str(meta.SourceApplicationEntityTitle))
+    return FileMeta(
+        str(UID(meta.TransferSyntaxUID)),
+        str(meta.SourceApplicationEntityTitle),
+        str(meta.get("ReceivingApplicationEntityTitle", "")),
+    )

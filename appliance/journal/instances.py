@@ -127,3 +127,13 @@ def latest_facts(connection: sqlite3.Connection, series_instance_uid: str) -> st
         (series_instance_uid,),
     ).fetchone()
     return str(row["facts"])
+
+
+def latest_source(connection: sqlite3.Connection, series_instance_uid: str) -> tuple[str, str, str]:
+    """Modality of a series, and called AE title and facts of its image that was received last."""
+    row = connection.execute(
+        "SELECT s.modality, i.called_ae_title, i.facts FROM instances i JOIN series s USING"
+        " (series_instance_uid) WHERE i.series_instance_uid = ? ORDER BY i.id DESC LIMIT 1",
+        (series_instance_uid,),
+    ).fetchone()
+    return row["modality"], row["called_ae_title"], row["facts"]

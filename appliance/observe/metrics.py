@@ -89,6 +89,11 @@ INSTANCES_RECEIVED = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+UNROUTED = Counter(
+    "appliance_originals_unrouted_total",
+    "SOP instances that no destination gets: they stay on this machine.",
+    registry=REGISTRY,
+)
 RECEIVED_BYTES = Counter(
     "appliance_received_bytes_total", "Bytes of the data sets that came over C-STORE.", registry=REGISTRY
 )

@@ -25,12 +25,16 @@ from appliance.results.structured_report import structured_report, unanalysed_re
 
 @dataclass(frozen=True)
 class Produced:
-    """One result object, ready to be written. `kind` is a name of `WRITERS`; `urgent` overtakes."""
+    """One result object, ready to be written. `kind` is a name of `WRITERS`; `urgent` overtakes.
+
+    `key_sop_instance_uids` are the source images that show an urgent finding: they leave before it.
+    """
 
     kind: str
     urgent: bool
     dataset: Dataset
     ae_title: str
+    key_sop_instance_uids: tuple[str, ...] = ()
 
     @property
     def sop_instance_uid(self) -> str:
@@ -118,6 +122,7 @@ def write(
     Raises:
         GiveUp: the outcome does not fit the volume, or the source cannot be referred to.
     """
+    urgent, key_images = is_urgent(outcome), _key_images(outcome, volume)
     for kind, writer in WRITERS.items():
         if kind not in kinds:
             continue
@@ -126,7 +131,7 @@ def write(
             for dataset in writer(outcome, volume, identity):
                 number = _number(dataset, numbering) if number is None else number
                 put(dataset, "SeriesNumber", number)
-                yield Produced(kind, is_urgent(outcome), dataset, identity.station.ae_title)
+                yield Produced(kind, urgent, dataset, identity.station.ae_title, key_images)
 
 
 def write_unanalysed(
@@ -147,6 +152,12 @@ def write_unanalysed(
             dataset = unanalysed_report(outcome, subject, sources, identity)
             put(dataset, "SeriesNumber", _number(dataset, numbering))
         yield Produced("sr", False, dataset, identity.station.ae_title)
+
+
+def _key_images(outcome: Enhanced | Findings, volume: Volume) -> tuple[str, ...]:
+    if not isinstance(outcome, Findings) or not is_urgent(outcome):
+        return ()
+    return (str(volume.sources[outcome.key_slice].SOPInstanceUID),)
 
 
 def _number(dataset: Dataset, numbering: Numbering) -> int:

@@ -19,6 +19,7 @@ from appliance.journal.instances import Recorded, is_recorded, record
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import ring
+from appliance.services.routing import Source, originals_to
 from appliance.services.storage import Storage
 from appliance.spool.store import Content, Spool
 
@@ -48,7 +49,7 @@ class Indexer:
     def __init__(self, config: Config, journal: Journal, spool: Spool) -> None:
         self._journal = journal
         self._spool = spool
-        self._destinations = config.originals_destinations
+        self._config = config
         self._run_directory = config.run_directory
         self._waiting: queue.Queue[Instance | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="indexer", daemon=True)
@@ -96,15 +97,23 @@ class Indexer:
                 return
 
     def _write(self, instances: list[Instance]) -> None:
+        destinations = [self._route(instance) for instance in instances]
         while True:
             try:
                 with self._journal.write() as connection:
-                    recorded = [record(connection, instance, self._destinations) for instance in instances]
+                    recorded = [
+                        record(connection, instance, to)
+                        for instance, to in zip(instances, destinations, strict=True)
+                    ]
                 break
             except TryAgain:
                 _log.exception("journal_unavailable", extra={"instances": len(instances)})
                 time.sleep(_RETRY_S)
-        for instance, what in zip(instances, recorded, strict=True):
+        for instance, to, what in zip(instances, destinations, recorded, strict=True):
+            if not to and what in (Recorded.NEW, Recorded.CHANGED_CONTENT):
+                metrics.UNROUTED.inc()
+                if self._config.originals_destinations:  # else it is meant to be so
+                    _log.warning("unrouted", extra={"instance": hashed(instance.sop_instance_uid)})
             metrics.INSTANCES_RECEIVED.labels(outcome=_METRIC_WORDS[what]).inc()
             if what is Recorded.CHANGED_CONTENT:
                 _log.warning("changed_content", extra={"instance": hashed(instance.sop_instance_uid)})
@@ -112,6 +121,10 @@ class Indexer:
                 self._spool.remove(instance.spool_key)
         ring(self._run_directory, "forward")
         ring(self._run_directory, "plan")
+
+    def _route(self, instance: Instance) -> tuple[str, ...]:
+        origin = instance.origin
+        return originals_to(self._config, Source(instance.modality, origin.called_ae_title, instance.facts))
 
 
 def make_instance(
@@ -171,6 +184,6 @@ def _recover(config: Config, spool: Spool, key: str) -> Instance | None:
     if content is None:
         return None
     meta, facts = read_meta(spool.path(key)), read_facts(spool.path(key))
-    origin = Origin(meta.source_ae_title, config.station.ae_title, "")
+    origin = Origin(meta.source_ae_title, meta.receiving_ae_title, "")
     ours = facts.instance_creator_uid == station_device_uid(config.station.device_serial)
     return make_instance(facts, meta.transfer_syntax_uid, key, origin, content, ours=ours)

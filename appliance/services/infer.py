@@ -41,6 +41,7 @@ from appliance.results import Produced, write, write_unanalysed
 from appliance.runtime.base import Runner
 from appliance.runtime.onnx import OnnxRunner
 from appliance.services.packages import Package, load_packages
+from appliance.services.routing import Source, results_to
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 
@@ -168,6 +169,7 @@ class Inference:
             size=len(content),
             spool_key=self._storage.results.put((memoryview(content)[PREAMBLE_BYTES:],)),
             urgent=produced.urgent,
+            key_sop_instance_uids=produced.key_sop_instance_uids,
         )
 
     def _identity(self, job: Job, package: Package, settings: dict[str, float]) -> Identity:
@@ -224,7 +226,9 @@ class Inference:
             seconds = time.monotonic() - started
             result = jobs.Result(word, reason, detail, model_sha256, seconds)
             with self._storage.journal.write() as connection:
-                superfluous = jobs.finish(connection, job, result, artifacts, destinations)
+                source = Source(*instances.latest_source(connection, job.series[0][0]))
+                allowed = results_to(self._config, destinations, source, job.model, word)
+                superfluous = jobs.finish(connection, job, result, artifacts, allowed)
         except BaseException:
             for artifact in artifacts:
                 self._storage.results.remove(artifact.spool_key)

@@ -65,7 +65,7 @@ class Receiver:
 
     def admit(self, origin: Origin, open_here: list[Origin]) -> Rejection | None:
         """Whether a peer may open an association now, and the refusal if not."""
-        if origin.called_ae_title != self._config.station.ae_title:
+        if origin.called_ae_title not in self._config.called_ae_titles:
             return CALLED_AE_TITLE_NOT_RECOGNIZED
         address = ipaddress.ip_address(origin.address)
         rules = [
@@ -216,6 +216,7 @@ def _file_header(request: StoreRequest, origin: Origin) -> bytes:
         sop_instance_uid=request.sop_instance_uid,
         transfer_syntax_uid=request.transfer_syntax_uid,
         source_ae_title=origin.calling_ae_title,
+        receiving_ae_title=origin.called_ae_title,
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
         implementation_version_name=IMPLEMENTATION_VERSION_NAME,
     )

@@ -35,6 +35,7 @@ def header(
         sop_instance_uid=instance,
         transfer_syntax_uid=syntax,
         source_ae_title=source,
+        receiving_ae_title="EDGE",
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
         implementation_version_name=IMPLEMENTATION_VERSION_NAME,
     )
@@ -51,6 +52,7 @@ def test_any_uid_text_and_any_data_set_come_back(
     file = read_meta(path)
     assert file.transfer_syntax_uid == EXPLICIT
     assert file.source_ae_title == source.strip()
+    assert file.receiving_ae_title == "EDGE"
     meta = pydicom.filereader.read_file_meta_info(path)
     assert (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (sop_class, instance)
 
