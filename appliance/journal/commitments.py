@@ -1,0 +1,207 @@
+"""Storage commitment that scanners ask of us: requests, what became of each instance, and reports."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from appliance.domain.commitment import (
+    CLASS_INSTANCE_CONFLICT,
+    NO_SUCH_OBJECT_INSTANCE,
+    PROCESSING_FAILURE,
+    CommitmentReport,
+    CommitmentRequest,
+    Duty,
+    Reference,
+    verdict,
+)
+from appliance.domain.states import COMMITMENT
+from appliance.domain.types import Origin
+from appliance.journal.clock import boot_seconds, wall_time
+from appliance.journal.database import move
+from appliance.journal.files import standings
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A request of a scanner. `age_s` is how long it has been in its state; `attempts` is of reporting."""
+
+    id: int
+    calling_ae_title: str
+    address: str
+    transaction_uid: str
+    age_s: float
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: `unknown_s` before an instance counts as never received, `undecided_s` before all is told."""
+
+    unknown_s: float
+    undecided_s: float
+
+
+def request(connection: sqlite3.Connection, request: CommitmentRequest, origin: Origin) -> bool:
+    """Write down what a scanner asks. Asking once more for the same is fine, and answered once more.
+
+    Returns False, and changes nothing, if the scanner gave that name to a request for other instances.
+    """
+    items = {reference.sop_instance_uid: reference.sop_class_uid for reference in request.references}
+    known = connection.execute(
+        "SELECT id, state FROM commitments WHERE calling_ae_title = ? AND transaction_uid = ?",
+        (origin.calling_ae_title, request.transaction_uid),
+    ).fetchone()
+    if known is None:
+        _insert(connection, request.transaction_uid, origin, items)
+        return True
+    rows = connection.execute("SELECT * FROM commitment_items WHERE commitment_id = ?", (known["id"],))
+    if {row["sop_instance_uid"]: row["sop_class_uid"] for row in rows} != items:
+        return False
+    if known["state"] in ("reported", "failed"):
+        move(connection, COMMITMENT, known["id"], "repeat")
+        _begin_state(connection, known["id"])
+    return True
+
+
+def _insert(
+    connection: sqlite3.Connection, transaction_uid: str, origin: Origin, items: Mapping[str, str]
+) -> None:
+    now = boot_seconds()
+    cursor = connection.execute(
+        "INSERT INTO commitments (calling_ae_title, transaction_uid, address, state, since_s, due_s,"
+        " requested_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            origin.calling_ae_title,
+            transaction_uid,
+            origin.address,
+            COMMITMENT.initial,
+            now,
+            now,
+            wall_time(),
+        ),
+    )
+    connection.executemany(
+        "INSERT INTO commitment_items (commitment_id, sop_instance_uid, sop_class_uid) VALUES (?, ?, ?)",
+        [(cursor.lastrowid, uid, sop_class_uid) for uid, sop_class_uid in items.items()],
+    )
+
+
+def due(connection: sqlite3.Connection, state: str) -> list[Commitment]:
+    """The commitments in `state` that it is time to look at, the longest overdue first."""
+    now = boot_seconds()
+    rows = connection.execute(
+        "SELECT * FROM commitments WHERE state = ? AND due_s IS NOT NULL AND due_s <= ? ORDER BY due_s",
+        (state, now),
+    )
+    return [
+        Commitment(
+            row["id"],
+            row["calling_ae_title"],
+            row["address"],
+            row["transaction_uid"],
+            now - row["since_s"],
+            row["attempts"],
+        )
+        for row in rows
+    ]
+
+
+def verdicts(
+    connection: sqlite3.Connection, commitment: Commitment, duties: Mapping[str, Duty], patience: Patience
+) -> dict[str, int] | None:
+    """What the scanner is to be told of each instance, 0 or a Failure Reason; None while it has to wait.
+
+    `duties` says what is expected of each destination, by name.
+    """
+    answers: dict[str, int] = {}
+    rows = connection.execute("SELECT * FROM commitment_items WHERE commitment_id = ?", (commitment.id,))
+    for row in rows:
+        uid = row["sop_instance_uid"]
+        answer = _verdict(connection, uid, row["sop_class_uid"], duties)
+        if answer == NO_SUCH_OBJECT_INSTANCE and commitment.age_s < patience.unknown_s:
+            answer = None  # acknowledged, perhaps, and not in the journal yet
+        if answer is None and commitment.age_s < patience.undecided_s:
+            return None
+        answers[uid] = PROCESSING_FAILURE if answer is None else answer
+    return answers
+
+
+def _verdict(
+    connection: sqlite3.Connection, uid: str, sop_class_uid: str, duties: Mapping[str, Duty]
+) -> int | None:
+    rows = connection.execute(
+        "SELECT sop_class_uid, spool_key FROM instances WHERE sop_instance_uid = ?", (uid,)
+    ).fetchall()
+    if not rows:
+        return NO_SUCH_OBJECT_INSTANCE
+    if any(row["sop_class_uid"] != sop_class_uid for row in rows):
+        return CLASS_INSTANCE_CONFLICT
+    return verdict([standings(connection, row["spool_key"], duties) for row in rows])
+
+
+def look_again(connection: sqlite3.Connection, commitment: Commitment, *, after_s: float) -> None:
+    """Nothing can be said yet; the scanner waits."""
+    connection.execute(
+        "UPDATE commitments SET due_s = ? WHERE id = ?", (boot_seconds() + after_s, commitment.id)
+    )
+
+
+def aggregate(connection: sqlite3.Connection, commitment: Commitment, answers: Mapping[str, int]) -> None:
+    """Everything is decided: the scanner is to be told these `verdicts`."""
+    move(connection, COMMITMENT, commitment.id, "aggregate")
+    connection.executemany(
+        "UPDATE commitment_items SET failure = ? WHERE commitment_id = ? AND sop_instance_uid = ?",
+        [(failure or None, commitment.id, uid) for uid, failure in answers.items()],
+    )
+    _begin_state(connection, commitment.id)
+
+
+def report(
+    connection: sqlite3.Connection, commitment: Commitment
+) -> tuple[CommitmentReport, list[Reference]]:
+    """What a scanner is told, and all the instances that it asked about."""
+    rows = connection.execute(
+        "SELECT * FROM commitment_items WHERE commitment_id = ?", (commitment.id,)
+    ).fetchall()
+    failures = {row["sop_instance_uid"]: row["failure"] for row in rows if row["failure"] is not None}
+    references = [Reference(row["sop_class_uid"], row["sop_instance_uid"]) for row in rows]
+    committed = frozenset(reference.sop_instance_uid for reference in references) - failures.keys()
+    return CommitmentReport(commitment.transaction_uid, committed, failures), references
+
+
+def reported(connection: sqlite3.Connection, commitment: Commitment) -> None:
+    """The scanner has taken the report."""
+    move(connection, COMMITMENT, commitment.id, "report")
+    connection.execute(
+        "UPDATE commitments SET due_s = NULL, reason = NULL, reported_at = ? WHERE id = ?",
+        (wall_time(), commitment.id),
+    )
+
+
+def postpone(connection: sqlite3.Connection, commitment: Commitment, reason: str, *, delay_s: float) -> None:
+    """The scanner could not be told; nor will it now be told of its other requests."""
+    move(connection, COMMITMENT, commitment.id, "retry", detail=reason)
+    connection.execute(
+        "UPDATE commitments SET attempts = attempts + 1, reason = ? WHERE id = ?", (reason, commitment.id)
+    )
+    connection.execute(
+        "UPDATE commitments SET due_s = max(due_s, ?) WHERE calling_ae_title = ? AND state = 'ready'",
+        (boot_seconds() + delay_s, commitment.calling_ae_title),
+    )
+
+
+def expire(connection: sqlite3.Connection, commitment: Commitment, reason: str) -> None:
+    """The scanner could not be told for so long that nobody tries any more."""
+    move(connection, COMMITMENT, commitment.id, "expire", detail=reason)
+    connection.execute(
+        "UPDATE commitments SET due_s = NULL, reason = ? WHERE id = ?", (reason, commitment.id)
+    )
+
+
+def _begin_state(connection: sqlite3.Connection, commitment_id: int) -> None:
+    now = boot_seconds()
+    connection.execute(
+        "UPDATE commitments SET since_s = ?, due_s = ?, attempts = 0 WHERE id = ?", (now, now, commitment_id)
+    )
