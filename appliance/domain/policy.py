@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 def backoff_s(attempts: int, *, minimum_s: float, maximum_s: float, random: Callable[[], float]) -> float:
@@ -14,6 +15,51 @@ def backoff_s(attempts: int, *, minimum_s: float, maximum_s: float, random: Call
     """
     exponent = min(max(attempts, 1) - 1, 30)
     return float(min(maximum_s, minimum_s * 2**exponent) * (1.0 - 0.25 * random()))
+
+
+PROBE_MAXIMUM_S = 30.0
+"""A destination that was away for long is found again within this time."""
+CIRCUIT_FAILURES = 3
+
+CircuitState = Literal["closed", "open", "half_open"]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Whether a destination is sent to, so that nothing is tried in vain at one that is away.
+
+    `closed`: by every worker. `open`: by none; one asks now and then, not before `probe_s`, whether it is
+    there. `half_open`: it answers, and one worker sends. `failures` counts those of the destination as a
+    whole, in a row.
+    """
+
+    state: CircuitState = "closed"
+    failures: int = 0
+    probe_s: float = 0.0
+
+
+def circuit_answered(circuit: Circuit) -> Circuit:
+    """The destination answered a probe."""
+    return replace(circuit, state="half_open") if circuit.state == "open" else circuit
+
+
+def circuit_failed(
+    circuit: Circuit, now_s: float, *, minimum_s: float, maximum_s: float, random: Callable[[], float]
+) -> Circuit:
+    """The destination as a whole failed: it cannot be reached, hangs up or does not answer.
+
+    Probes come after `minimum_s` at first and then more rarely, but at least every `PROBE_MAXIMUM_S`.
+    """
+    failures = circuit.failures + 1
+    if circuit.state == "closed" and failures < CIRCUIT_FAILURES:
+        return replace(circuit, failures=failures)
+    wait_s = backoff_s(
+        failures - CIRCUIT_FAILURES + 1,
+        minimum_s=min(minimum_s, PROBE_MAXIMUM_S),
+        maximum_s=min(maximum_s, PROBE_MAXIMUM_S),
+        random=random,
+    )
+    return Circuit("open", failures, now_s + wait_s)
 
 
 SETTLE_S = 2.0

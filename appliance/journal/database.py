@@ -47,6 +47,8 @@ class Journal:
         self.path = path
         self._durability = durability
         self._local = threading.local()
+        # SQLite lets those who wait for its lock sleep and try again; threads of one process can queue.
+        self._writing = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = self._connection()
         try:
@@ -87,6 +89,16 @@ class Journal:
         Raises:
             TryAgain: the database is locked, full or unreadable; nothing was written.
         """
+        if not self._writing.acquire(timeout=_BUSY_TIMEOUT_S):
+            raise TryAgain("the journal cannot be written: another thread is at it")
+        try:
+            with self._transaction() as connection:
+                yield connection
+        finally:
+            self._writing.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
