@@ -60,6 +60,7 @@ def load(path: Path) -> Config:
     _check_destination_names(document, sections)
     _check_rules(document, sections)
     _check_ports(document)
+    _check_commitment(document, sections)
     if document.mistakes:
         raise Misconfigured(document.problems())
     return Config.model_validate(sections)
@@ -242,6 +243,19 @@ def _check_ports(document: _Document) -> None:
             document.mistake(
                 ("destinations", str(name), "port"),
                 f"{destination['port']!r} on this host is the appliance's own listener",
+            )
+
+
+def _check_commitment(document: _Document, sections: dict[str, Any]) -> None:
+    listener = sections.get("listener")
+    if listener is None:
+        return
+    titles = {rule.ae_title for rule in listener.accept}
+    for name, destination in sections.get("destinations", {}).items():
+        if destination.commitment and not titles & {"*", destination.ae_title}:
+            document.mistake(
+                ("destinations", name, "commitment"),
+                f"needs a rule in listener.accept that lets {destination.ae_title} report",
             )
 
 

@@ -7,11 +7,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
+from appliance.config.commitment import Commitment
+from appliance.config.section import Section
+from appliance.config.tls import DestinationTLS, ListenerTLS
 from appliance.config.values import (
     DEFAULT_QUIET_S,
-    TLS_PORT,
     AETitle,
     Host,
     Name,
@@ -19,18 +21,14 @@ from appliance.config.values import (
     PathSetting,
     Port,
     QuietSeconds,
-    ReadableFile,
     Seconds,
     TimeZone,
     stable_serial,
 )
+from appliance.domain.commitment import Duty
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Station(_Section):
+class Station(Section):
     """Who the appliance is."""
 
     ae_title: AETitle = Field(
@@ -52,7 +50,7 @@ class Station(_Section):
     )
 
 
-class Accept(_Section):
+class Accept(Section):
     """One rule of who may send. A peer is accepted when one rule fits both its title and its address."""
 
     ae_title: Annotated[str, Field(min_length=1, max_length=16)] = Field(
@@ -63,20 +61,7 @@ class Accept(_Section):
     )
 
 
-class ListenerTLS(_Section):
-    """A second port that speaks DICOM over TLS (PS3.15 Annex B)."""
-
-    port: Port = Field(default=TLS_PORT, description="TCP port for DICOM over TLS.")
-    certificate: ReadableFile = Field(description="PEM file with the appliance's certificate chain.")
-    key: ReadableFile = Field(description="PEM file with the certificate's private key.")
-    ca: ReadableFile | None = Field(
-        default=None,
-        description="PEM file with the authorities that may sign a peer's certificate; "
-        "given, every peer must show one. Left out: peers are not asked for a certificate.",
-    )
-
-
-class Listener(_Section):
+class Listener(Section):
     """Where and from whom images are received."""
 
     host: Host = Field(default="0.0.0.0", description="Address to listen on; 0.0.0.0 is every IPv4 address.")
@@ -107,7 +92,7 @@ class Listener(_Section):
     tls: ListenerTLS | None = Field(default=None, description="A second port with TLS. Left out: no TLS.")
 
 
-class Storage(_Section):
+class Storage(Section):
     """Where images, results and the journal are kept. A local disk, not a network file system."""
 
     path: PathSetting = Field(
@@ -122,34 +107,17 @@ class Storage(_Section):
         default=1024,
         description="Below this free space (MiB) images are refused with the status Out of Resources.",
     )
-
-
-class DestinationTLS(_Section):
-    """DICOM over TLS to a destination (PS3.15 Annex B), which has to prove who it is."""
-
-    ca: ReadableFile = Field(
-        description="PEM file with the authorities that may sign the destination's certificate."
+    keep_originals_h: Annotated[float, Field(ge=0.0, le=87600.0)] = Field(
+        default=24.0,
+        description="Hours for which an original stays in the spool after nobody needs it any more: every "
+        "required destination has it, and no series, job, delivery or scanner waits for it.",
     )
-    certificate: ReadableFile | None = Field(
-        default=None,
-        description="PEM file with the certificate chain that the appliance shows. Left out: none is shown.",
-    )
-    key: ReadableFile | None = Field(
-        default=None, description="PEM file with the certificate's private key; goes with `certificate`."
-    )
-    name: Host | None = Field(
-        default=None,
-        description="Host name or address in the destination's certificate, where it is not `host`.",
+    keep_results_h: Annotated[float, Field(ge=0.0, le=87600.0)] = Field(
+        default=168.0, description="The same for a result."
     )
 
-    @model_validator(mode="after")
-    def _certificate_with_key(self) -> DestinationTLS:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key go together")
-        return self
 
-
-class Only(_Section):
+class Only(Section):
     """Narrows what a destination gets. An empty list means any; of each other list one entry must fit."""
 
     modality: list[str] = Field(
@@ -183,7 +151,7 @@ def _allows(entries: Sequence[str], value: str) -> bool:
     return not entries or value in entries
 
 
-class DicomDestination(_Section):
+class DicomDestination(Section):
     """A DICOM node that receives originals, results or both."""
 
     kind: Literal["dicom"] = Field(default="dicom", description="Kind of destination.")
@@ -192,6 +160,11 @@ class DicomDestination(_Section):
     port: Port = Field(description="TCP port of the destination.")
     required: bool = Field(
         default=True, description="Retention and storage commitment wait for this destination."
+    )
+    commitment: bool = Field(
+        default=False,
+        description="Ask the destination to commit what it has stored (PS3.4 annex J). It reports to the "
+        "appliance's listener, which has to accept its AE title.",
     )
     tls: DestinationTLS | None = Field(default=None, description="TLS to the destination. Left out: no TLS.")
     only: Only = Field(
@@ -203,7 +176,7 @@ class DicomDestination(_Section):
     )
 
 
-class Match(_Section):
+class Match(Section):
     """Narrows what the model takes. An empty list means any."""
 
     modality: list[str] = Field(default=[], description="Modality (0008,0060) is one of these.")
@@ -214,7 +187,7 @@ class Match(_Section):
 Told = Literal["positive", "negative", "not_analysed"]
 
 
-class ResultObjects(_Section):
+class ResultObjects(Section):
     """Which outcomes of a triage model each kind of result object tells."""
 
     sr: list[Told] = Field(default=["positive", "negative"], description="Structured Report.")
@@ -229,7 +202,7 @@ class ResultObjects(_Section):
         return frozenset(kind for kind, outcomes in self if outcome in outcomes)
 
 
-class Pipeline(_Section):
+class Pipeline(Section):
     """One model and where its results go."""
 
     model: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = Field(
@@ -251,7 +224,7 @@ class Pipeline(_Section):
     )
 
 
-class Engines(_Section):
+class Engines(Section):
     """Where the model packages are."""
 
     path: PathSetting = Field(
@@ -261,7 +234,7 @@ class Engines(_Section):
     )
 
 
-class Completeness(_Section):
+class Completeness(Section):
     """When a series counts as complete."""
 
     quiet_s: QuietSeconds = Field(
@@ -278,7 +251,7 @@ class Completeness(_Section):
         return self.quiet_s.get(modality, self.quiet_s["default"])
 
 
-class Inference(_Section):
+class Inference(Section):
     """How models are run."""
 
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
@@ -292,7 +265,7 @@ class Inference(_Section):
     )
 
 
-class DeliverySettings(_Section):
+class DeliverySettings(Section):
     """How images and results are sent."""
 
     retry_minimum_s: Annotated[float, Field(ge=0.1, le=86400.0)] = Field(
@@ -311,14 +284,14 @@ class DeliverySettings(_Section):
     )
 
 
-class Monitor(_Section):
+class Monitor(Section):
     """The HTTP port with /metrics, /healthz and /readyz."""
 
     host: Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: Port = Field(default=9464, description="TCP port.")
 
 
-class Log(_Section):
+class Log(Section):
     """Messages on standard error, one JSON object a line, without patient data."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -326,7 +299,7 @@ class Log(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration of one appliance."""
 
     station: Station = Field(description="Who the appliance is.")
@@ -349,6 +322,10 @@ class Config(_Section):
     delivery: DeliverySettings = Field(
         default_factory=DeliverySettings, description="How images and results are sent."
     )
+    commitment: Commitment = Field(
+        default_factory=Commitment,
+        description="Storage commitment, asked of destinations and promised to scanners.",
+    )
     monitor: Monitor = Field(default_factory=Monitor, description="The HTTP port for metrics and health.")
     log: Log = Field(default_factory=Log, description="Messages on standard error.")
 
@@ -363,6 +340,14 @@ class Config(_Section):
         if self.originals is not None:
             return tuple(self.originals)
         return tuple(name for name, destination in self.destinations.items() if destination.kind == "dicom")
+
+    @property
+    def duties(self) -> dict[str, Duty]:
+        """What retention and commitment expect of each destination, by name."""
+        return {
+            name: Duty(destination.required, destination.commitment)
+            for name, destination in self.destinations.items()
+        }
 
     @property
     def receivers(self) -> tuple[str, ...]:
