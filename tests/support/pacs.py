@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,25 @@ from tests.support.processes import DCMTK_ENVIRONMENT, free_port, listens, progr
 class StoreScp:
     """DCMTK's `storescp`, which writes every data set into `folder` exactly as it was received.
 
-    A later object with the same UID replaces the former, or lies beside it with `every_copy`.
+    A later object with the same UID replaces the former, or lies beside it with `every_copy`. `faults` are
+    options that make it misbehave; with them it tells of each association in `log`.
     """
 
     def __init__(
-        self, folder: Path, *, ae_title: str = "PACS", port: int | None = None, every_copy: bool = False
+        self,
+        folder: Path,
+        *,
+        ae_title: str = "PACS",
+        port: int | None = None,
+        every_copy: bool = False,
+        faults: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.ae_title = ae_title
         self._names = "--unique-filenames" if every_copy else "--default-filenames"
         self.port = port or free_port()
+        self.log = folder.parent / f"{folder.name}.log"
+        self.faults = tuple(faults)
         self._program = program("/usr/bin/storescp", "dcmtk")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -36,7 +45,8 @@ class StoreScp:
         options = ["--accept-all", "--promiscuous", "--bit-preserving", "--fork", "-pdu", "131072"]
         options += [self._names]
         options += ["-aet", self.ae_title, "--output-directory", str(self.folder)]
-        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
+        options += ["--verbose", *self.faults] if self.faults else []
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._program, *options, str(self.port)],
                 env=DCMTK_ENVIRONMENT,

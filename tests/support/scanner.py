@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.events import EVT_C_STORE, EVT_CONN_OPEN, EVT_REQUESTED, Event
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
@@ -117,11 +118,15 @@ def refusal(association: Association) -> tuple[int, int, int] | None:
 
 
 class AnySyntaxPacs:
-    """A storage SCP that accepts whatever is proposed, and counts by SHA-256 what arrives."""
+    """A storage SCP that accepts whatever is proposed, and counts by SHA-256 what arrives.
 
-    def __init__(self) -> None:
+    `answer(uid)` is the status for an object; one that is neither success nor warning does not count.
+    """
+
+    def __init__(self, answer: Callable[[str], int] = lambda _: 0x0000) -> None:
         self.port = free_port()
         self.arrived: Counter[str] = Counter()
+        self._answer = answer
         entity = AE(ae_title="PACS")
         entity.add_supported_context(Verification)
         self._server = entity.start_server(
@@ -147,8 +152,12 @@ class AnySyntaxPacs:
         event.assoc.acceptor.supported_contexts = [build_context(*entry) for entry in proposed.items()]
 
     def _store(self, event: Event) -> int:
-        self.arrived[hashlib.sha256(event.encoded_dataset(include_meta=False)).hexdigest()] += 1
-        return 0
+        request = event.request
+        assert isinstance(request, C_STORE)
+        status = self._answer(str(request.AffectedSOPInstanceUID))
+        if status == 0x0000 or 0xB000 <= status <= 0xBFFF:
+            self.arrived[hashlib.sha256(event.encoded_dataset(include_meta=False)).hexdigest()] += 1
+        return status
 
     def stop(self) -> None:
         """Stop listening."""

@@ -103,6 +103,11 @@ class RawSender:
         else:
             self._connection.close()
 
+    @property
+    def accepted(self) -> set[tuple[str, str]]:
+        """The contexts that the peer accepted."""
+        return set(self._contexts)
+
     def store(self, one: Object) -> int:
         """Send one object; the status of the answer.
 
