@@ -44,7 +44,7 @@ _TAGS = {
 _WANTED = frozenset(_TAGS.values())
 _LAST = max(_WANTED)
 # Holds the header of nearly every image; reading it costs a tenth of mapping the file.
-_HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 64 * 1024
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _IDENTIFIERS = ("sop_class_uid", "sop_instance_uid", "study_instance_uid", "series_instance_uid")
 
@@ -102,6 +102,16 @@ class Facts:
         return cls(**values)
 
 
+def facts_of_head(head: bytes, transfer_syntax_uid: str) -> Facts | None:
+    """The facts of the data set that begins with `head`, or None if they may lie further on.
+
+    Raises:
+        GiveUp: as `read_facts`.
+    """
+    elements = _elements(head, transfer_syntax_uid)
+    return _facts(elements) if elements.complete else None
+
+
 def read_facts(source: bytes | Path, transfer_syntax_uid: str | None = None) -> Facts:
     """Read the facts of one image.
 
@@ -115,9 +125,9 @@ def read_facts(source: bytes | Path, transfer_syntax_uid: str | None = None) -> 
     if isinstance(source, bytes):
         return _facts(_elements(source, transfer_syntax_uid))
     with source.open("rb", buffering=0) as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
         elements = _elements(head, transfer_syntax_uid)
-        if not elements.complete and len(head) == _HEAD_BYTES:
+        if not elements.complete and len(head) == HEAD_BYTES:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 elements = _elements(data, transfer_syntax_uid)
     return _facts(elements)

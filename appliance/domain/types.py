@@ -19,7 +19,7 @@ class Origin:
 class Instance:
     """One received SOP instance that lies in the spool.
 
-    `sha256` is that of the encoded data set without preamble and file meta information; `facts` is
+    `checksum` is the XXH3-128 of the encoded data set without file meta information; `facts` is
     the JSON of `dicom.header.Facts`; `ours` says that this appliance made the object.
     """
 
@@ -29,7 +29,7 @@ class Instance:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
-    sha256: str
+    checksum: str
     size: int
     spool_key: str
     origin: Origin

@@ -38,11 +38,11 @@ def record(connection: sqlite3.Connection, instance: Instance, destinations: Seq
     if instance.ours or _is_result(connection, instance):
         return Recorded.OWN_RESULT
     known = connection.execute(
-        "SELECT sha256, spool_key FROM instances WHERE sop_instance_uid = ?", (uid,)
+        "SELECT checksum, spool_key FROM instances WHERE sop_instance_uid = ?", (uid,)
     ).fetchall()
     if any(row["spool_key"] == instance.spool_key for row in known):
         return Recorded.RECORDED
-    if any(row["sha256"] == instance.sha256 for row in known):
+    if any(row["checksum"] == instance.checksum for row in known):
         return Recorded.DUPLICATE
     _insert(connection, instance)
     _touch_series(connection, instance, changed_content=bool(known))
@@ -63,7 +63,7 @@ def _is_result(connection: sqlite3.Connection, instance: Instance) -> bool:
 def _insert(connection: sqlite3.Connection, instance: Instance) -> None:
     connection.execute(
         "INSERT INTO instances (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study_instance_uid,"
-        " series_instance_uid, sha256, size, spool_key, calling_ae_title, called_ae_title, address, facts,"
+        " series_instance_uid, checksum, size, spool_key, calling_ae_title, called_ae_title, address, facts,"
         " received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             instance.sop_instance_uid,
@@ -71,7 +71,7 @@ def _insert(connection: sqlite3.Connection, instance: Instance) -> None:
             instance.transfer_syntax_uid,
             instance.study_instance_uid,
             instance.series_instance_uid,
-            instance.sha256,
+            instance.checksum,
             instance.size,
             instance.spool_key,
             instance.origin.calling_ae_title,

@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS instances (
     transfer_syntax_uid TEXT NOT NULL,
     study_instance_uid TEXT NOT NULL,
     series_instance_uid TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
+    checksum TEXT NOT NULL,
     size INTEGER NOT NULL,
     spool_key TEXT NOT NULL UNIQUE,
     calling_ae_title TEXT NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS instances (
     address TEXT NOT NULL,
     facts TEXT NOT NULL,
     received_at TEXT NOT NULL,
-    UNIQUE (sop_instance_uid, sha256)
+    UNIQUE (sop_instance_uid, checksum)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS instances_by_series ON instances (series_instance_uid);
 

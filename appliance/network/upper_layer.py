@@ -75,6 +75,16 @@ def bound(connection: socket.socket, tick_s: float) -> None:
         )
 
 
+def _has_arrived(connection: socket.socket) -> bool:
+    """Whether more lies in the socket: asked within a message, where poll() would cost more than reading."""
+    if isinstance(connection, ssl.SSLSocket):
+        return False
+    try:
+        return len(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == 1
+    except OSError:
+        return False
+
+
 class UpperLayer(DULServiceProvider):
     """The upper layer of one accepted association."""
 
@@ -179,6 +189,8 @@ class UpperLayer(DULServiceProvider):
                 self._discard(connection)
             else:
                 self._read_pdu(connection)
+                while self._reception.is_busy and self.event_queue.empty() and _has_arrived(connection):
+                    self._read_pdu(connection)
         elif closing and self.socket is not None:
             self.socket.close()
         else:

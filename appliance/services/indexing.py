@@ -144,7 +144,7 @@ def make_instance(
         study_instance_uid=facts.study_instance_uid,
         series_instance_uid=facts.series_instance_uid,
         modality=facts.modality,
-        sha256=content.sha256,
+        checksum=content.checksum,
         size=content.size,
         spool_key=spool_key,
         origin=origin,

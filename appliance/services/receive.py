@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import replace
 
 from appliance.config.schema import Config
-from appliance.dicom.header import CANNOT_UNDERSTAND, Facts, read_facts
+from appliance.dicom.header import CANNOT_UNDERSTAND, HEAD_BYTES, Facts, facts_of_head, read_facts
 from appliance.dicom.part10 import file_header
 from appliance.dicom.uids import station_device_uid
 from appliance.domain.errors import ApplianceError, GiveUp, TryAgain
@@ -47,6 +48,8 @@ _MISMATCH = 0xA900  # data set does not match SOP class (PS3.4 table B.2-1)
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _COPY_BYTES = 1 << 20
 _DRAIN_S = 30.0
+# Half a millisecond, a tenth of Python's own: the indexer must not make a scanner wait for its answer.
+_SWITCH_INTERVAL_S = 0.0005
 
 _log = logging.getLogger(__name__)
 
@@ -142,6 +145,7 @@ class StoredObject:
         self._origin = origin
         self._draft: Draft | None = None
         self._problem = ""
+        self._head = b""
         try:
             self._draft = receiver.open_draft(request, origin)
         except TryAgain as error:
@@ -152,6 +156,8 @@ class StoredObject:
         metrics.RECEIVED_BYTES.inc(len(data))
         if self._draft is None:
             return
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[: HEAD_BYTES - len(self._head)]
         try:
             self._draft.write(data)
         except TryAgain as error:
@@ -185,7 +191,7 @@ class StoredObject:
         if draft is None:
             return Reply(_OUT_OF_RESOURCES, self._problem)
         try:
-            facts = read_facts(draft.path)
+            facts = facts_of_head(self._head, self._request.transfer_syntax_uid) or read_facts(draft.path)
             reply = self._check(facts)
         except GiveUp as error:
             reply = Reply(CANNOT_UNDERSTAND, str(error))
@@ -243,6 +249,7 @@ def serve(config: Config, process: Process, limits: Limits | None = None) -> Non
         TryAgain: the journal or the spool cannot be opened.
         ApplianceError: the indexer ended by itself, so that the process has to be started anew.
     """
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     storage = Storage(config)
     indexer = Indexer(config, storage.journal, storage.originals)
     indexer.start()

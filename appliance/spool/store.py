@@ -15,7 +15,6 @@ of the batch have ended, so that another process leaves them alone.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import struct
@@ -29,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import xxhash
+
 from appliance.domain.errors import TryAgain
 
 Durability = Literal["fsync", "os"]
@@ -41,19 +42,19 @@ _BATCH = 64
 _LOW = 32
 _READ_BYTES = 1 << 20
 
-# Magic, length and CRC-32 of the header behind the preamble, length and SHA-256 of the content behind that.
-_RECORD = struct.Struct("<8sIIQ32s")
-_MAGIC = b"EDGESPL1"
+# Magic, length and CRC-32 of the header behind the preamble, length and XXH3-128 of the content behind that.
+_RECORD = struct.Struct("<8sIIQ16s")
+_MAGIC = b"EDGESPL2"
 PREAMBLE_BYTES = 128
 
 
 @dataclass(frozen=True)
 class Content:
-    """What lies behind the header of a finished file: where it begins, how long it is, its SHA-256."""
+    """What lies behind the header of a finished file: where it begins, how long it is, its XXH3-128."""
 
     start: int
     size: int
-    sha256: str
+    checksum: str
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Draft:
         self._spool = spool
         self._header = header
         self._size = 0
-        self._hash = hashlib.sha256()
+        self._hash = xxhash.xxh3_128()
         self._descriptor = os.open(self.path, os.O_RDWR)
         try:
             self._append(bytes(PREAMBLE_BYTES) + header)
@@ -228,7 +229,7 @@ class Spool:
                 return None
             if zlib.crc32(file.read(header_size)) != header_crc:
                 return None
-            actual = hashlib.sha256()
+            actual = xxhash.xxh3_128()
             while chunk := file.read(_READ_BYTES):
                 actual.update(chunk)
             return Content(start, size, actual.hexdigest()) if actual.digest() == digest else None

@@ -174,7 +174,7 @@ def received(number: int) -> Instance:
         study_instance_uid="1.2.3",
         series_instance_uid=f"1.2.{number}",
         modality="CT",
-        sha256=f"{number:064x}",
+        checksum=f"{number:032x}",
         size=10,
         spool_key=f"key-{number}",
         origin=Origin("SCANNER", "EDGE", "127.0.0.1"),

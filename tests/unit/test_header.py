@@ -20,7 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from appliance.dicom.header import Facts, read_facts
+from appliance.dicom.header import Facts, facts_of_head, read_facts
 from appliance.domain.errors import GiveUp
 from tests.dicom_samples import CtSeries, ct_image, part10
 
@@ -75,6 +75,14 @@ def test_a_file_is_read_by_path_and_by_content(tmp_path: Path) -> None:
     path = tmp_path / "image.dcm"
     path.write_bytes(content)
     assert read_facts(path) == read_facts(content)
+
+
+def test_the_head_of_a_data_set_tells_everything_or_that_it_is_too_short() -> None:
+    data = encoded(ct_image(SERIES, 0))
+    told = [facts_of_head(data[:size], ExplicitVRLittleEndian) for size in range(len(data))]
+    assert told[0] is None
+    assert told[-1] == read_facts(data, ExplicitVRLittleEndian)
+    assert set(told) == {None, told[-1]}
 
 
 def test_an_encoding_other_than_declared_is_noticed() -> None:

@@ -63,7 +63,7 @@ class TestRecording:
 
     def test_changed_content_is_kept_beside_the_first_and_holds_the_series(self, journal: Journal) -> None:
         put(journal, "1")
-        assert put(journal, "1", sha256="other") is Recorded.CHANGED_CONTENT
+        assert put(journal, "1", checksum="other") is Recorded.CHANGED_CONTENT
         assert Recorded.CHANGED_CONTENT.keeps_file
         assert count(journal, "instances") == count(journal, "deliveries") == 2
         with journal.read() as connection:
@@ -76,9 +76,9 @@ class TestRecording:
 
     def test_each_of_two_contents_is_known_for_good(self, journal: Journal) -> None:
         put(journal, "1")
-        put(journal, "1", sha256="other")
+        put(journal, "1", checksum="other")
         assert put(journal, "1") is Recorded.DUPLICATE
-        assert put(journal, "1", sha256="other") is Recorded.DUPLICATE
+        assert put(journal, "1", checksum="other") is Recorded.DUPLICATE
 
     def test_what_says_that_we_made_it_is_neither_forwarded_nor_processed(self, journal: Journal) -> None:
         assert put(journal, "1", ours=True) is Recorded.OWN_RESULT

@@ -43,11 +43,11 @@ def _statements(instances: int) -> list[str]:
     whole_series = _UID.format(number="10000000000 + n")
     study = _UID.format(number=f"20000000000 + n / {_PER_SERIES}")
     key = "printf('past%016d-%04d', n / 64, n % 64)"
-    # In the journal a SHA-256 is as good as random: its index is filled in no order.
-    digest = "lower(hex(randomblob(32)))"
+    # A checksum is as good as random: its index is filled in no order.
+    digest = "lower(hex(randomblob(16)))"
     return [
         f"{numbers} INSERT INTO instances (sop_instance_uid, sop_class_uid, transfer_syntax_uid,"
-        " study_instance_uid, series_instance_uid, sha256, size, spool_key, calling_ae_title,"
+        " study_instance_uid, series_instance_uid, checksum, size, spool_key, calling_ae_title,"
         " called_ae_title, address, facts, received_at)"
         f" SELECT {instance}, :class, :syntax, {study}, {series}, {digest}, :size, {key}, 'CT1', 'EDGE',"
         " '127.0.0.1', :facts, :at FROM numbers",

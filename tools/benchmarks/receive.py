@@ -29,6 +29,7 @@ from tools.benchmarks.receivers import (
 from tools.benchmarks.report import Report, Result
 from tools.benchmarks.sender import send
 from tools.benchmarks.slices import Slices
+from tools.benchmarks.spool import Flushed, WriteOnly, median_seconds
 from tools.benchmarks.stream import FRAME_BYTES, Stream, store_at_once
 
 CORES = os.cpu_count() or 1
@@ -75,6 +76,8 @@ CASES = (
     Case("Orthanc, 1 association", Orthanc, 1, ORTHANC),
 )
 _ONE, _FOUR_PROCESSES, _DCMTK, _FORK, _STOCK, _ORTHANC = (CASES[n].name for n in (0, 3, 4, 5, 6, 8))
+_DCMTK_FLUSHING = "DCMTK storescp +B, if it flushed each image"
+_FLUSHES = 100
 _PAST = "appliance, 1 association, journal with past instances"
 
 
@@ -99,8 +102,11 @@ def benchmark(folder: Path, *, runs: int, images: int, past: int, command: str, 
             measured[case.name].append(_run(case, slices, case.keep or folder / "run"))
             say(f"run {number + 1}  {case.name}: {measured[case.name][-1].images_per_s:.0f} images/s")
     rates = {name: statistics.median(run.images_per_s for run in found) for name, found in measured.items()}
-    ratios = _ratios(rates, past)
+    say("flushes images")
+    flush_s = _flush_s(folder / "flush")
+    ratios = _ratios(rates, past, flush_s)
     results = [_median(name, found) for name, found in measured.items()]
+    results.append({"case": "the flush of one image", "median_ms": 1000.0 * flush_s})
     if past:
         times = _status_times(Appliance(full), Appliance(folder / "empty"))
         results.append(times)
@@ -145,10 +151,24 @@ def _median(name: str, runs: list[Run]) -> Result:
     }
 
 
-def _ratios(rates: dict[str, float], past: int) -> dict[str, float]:
-    """The goals of the project are about these; one whose peer is missing is left out."""
+def _flush_s(folder: Path) -> float:
+    """What the flush of a new file of the size of an image takes on this disk, beside writing it."""
+    folder.mkdir()
+    medians = median_seconds(folder, (WriteOnly, Flushed), _FLUSHES)
+    shutil.rmtree(folder)
+    return medians[Flushed] - medians[WriteOnly]
+
+
+def _ratios(rates: dict[str, float], past: int, flush_s: float) -> dict[str, float]:
+    """The goals of the project are about these; one whose peer is missing is left out.
+
+    `receive_1_vs_dcmtk_and_flush` compares with a DCMTK that would flush each image.
+    """
+    if _DCMTK in rates:
+        rates = {**rates, _DCMTK_FLUSHING: 1.0 / (1.0 / rates[_DCMTK] + flush_s)}
     pairs = {
         "receive_1_vs_dcmtk": (_ONE, _DCMTK),
+        "receive_1_vs_dcmtk_and_flush": (_ONE, _DCMTK_FLUSHING),
         "receive_4_vs_dcmtk_fork": (_FOUR_PROCESSES, _FORK),
         "receive_1_vs_pynetdicom": (_ONE, _STOCK),
         "receive_1_vs_orthanc": (_ONE, _ORTHANC),

@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.spool.store import Spool
@@ -73,7 +74,7 @@ class Renamed(Way):
 
 
 class NamesMadeAhead(Way):
-    """The appliance's spool, its SHA-256 included."""
+    """The appliance's spool, its checksum included."""
 
     name = "names made ahead, fdatasync (the spool)"
 
@@ -111,29 +112,41 @@ WAYS: tuple[type[Way], ...] = (WriteOnly, Flushed, Renamed, NamesMadeAhead, Log)
 
 
 def benchmark(folder: Path, *, objects: int, command: str) -> Report:
-    """Store `objects` in each way, in turns, so that a busy minute hits all alike."""
+    """Store `objects` in each way."""
+    seconds = _seconds(folder, WAYS, objects)
+    medians = {way: statistics.median(found) for way, found in seconds.items()}
+    results = [_result(way.name, found) for way, found in seconds.items()]
+    ratios = {
+        "spool_vs_textbook": medians[Renamed] / medians[NamesMadeAhead],
+        "spool_vs_log": medians[Log] / medians[NamesMadeAhead],
+    }
+    return Report(command, tuple(results), ratios, ())
+
+
+def median_seconds(folder: Path, ways: Sequence[type[Way]], objects: int) -> dict[type[Way], float]:
+    """What storing one object takes in each way."""
+    return {way: statistics.median(found) for way, found in _seconds(folder, ways, objects).items()}
+
+
+def _seconds(folder: Path, kinds: Sequence[type[Way]], objects: int) -> dict[type[Way], list[float]]:
+    """In turns, so that a busy minute hits all alike."""
     ways = []
-    for kind in WAYS:
+    for kind in kinds:
         own = folder / kind.__name__
         own.mkdir()
         ways.append(kind(own, objects + _UNMEASURED))
     content = memoryview(os.urandom(OBJECT_BYTES))
     fragments = [content[at : at + _FRAGMENT_BYTES] for at in range(0, OBJECT_BYTES, _FRAGMENT_BYTES)]
     os.sync()
-    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+    seconds: dict[type[Way], list[float]] = {kind: [] for kind in kinds}
     for number in range(objects + _UNMEASURED):
         for way in ways:
             way.prepare()
             begin = time.perf_counter()
             way.store(number, fragments)
-            seconds[way.name].append(time.perf_counter() - begin)
-    results = [_result(name, found[_UNMEASURED:]) for name, found in seconds.items()]
-    medians = {kind: statistics.median(seconds[kind.name][_UNMEASURED:]) for kind in WAYS}
-    ratios = {
-        "spool_vs_textbook": medians[Renamed] / medians[NamesMadeAhead],
-        "spool_vs_log": medians[Log] / medians[NamesMadeAhead],
-    }
-    return Report(command, tuple(results), ratios, ())
+            if number >= _UNMEASURED:
+                seconds[type(way)].append(time.perf_counter() - begin)
+    return seconds
 
 
 def _result(name: str, seconds: list[float]) -> Result:
