@@ -11,6 +11,7 @@ from appliance.domain.types import Instance, Priority
 from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
 from appliance.journal.deliveries import enqueue
+from appliance.journal.files import keep
 
 
 class Recorded(Enum):
@@ -45,6 +46,7 @@ def record(connection: sqlite3.Connection, instance: Instance, destinations: Seq
     if any(row["checksum"] == instance.checksum for row in known):
         return Recorded.DUPLICATE
     _insert(connection, instance)
+    keep(connection, "originals", instance.spool_key, instance.size)
     _touch_series(connection, instance, changed_content=bool(known))
     enqueue(connection, "originals", instance, Priority.ORIGINAL, destinations)
     return Recorded.CHANGED_CONTENT if known else Recorded.NEW
@@ -110,6 +112,16 @@ def is_recorded(connection: sqlite3.Connection, spool_key: str) -> bool:
     """Whether a file of the spool belongs to a recorded instance."""
     row = connection.execute("SELECT 1 FROM instances WHERE spool_key = ?", (spool_key,)).fetchone()
     return row is not None
+
+
+def are_all_kept(connection: sqlite3.Connection, series_instance_uid: str) -> bool:
+    """Whether the files of all instances of a series are still there."""
+    gone = connection.execute(
+        "SELECT 1 FROM instances i JOIN files f ON f.spool_key = i.spool_key"
+        " WHERE i.series_instance_uid = ? AND f.state != 'kept' LIMIT 1",
+        (series_instance_uid,),
+    ).fetchone()
+    return gone is None
 
 
 def of_series(connection: sqlite3.Connection, series_instance_uid: str) -> list[sqlite3.Row]:

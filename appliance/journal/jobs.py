@@ -11,6 +11,7 @@ from appliance.domain.types import Artifact, Job
 from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
 from appliance.journal.deliveries import enqueue_result
+from appliance.journal.files import keep
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def finish(
             dropped.append(artifact.spool_key)
             continue
         _insert_artifact(connection, job.id, artifact)
+        keep(connection, "results", artifact.spool_key, artifact.size)
         enqueue_result(connection, artifact, destinations)
     move(connection, JOB, job.id, "succeed", detail=result.outcome)
     connection.execute(

@@ -63,6 +63,51 @@ def oldest_waiting_s(connection: sqlite3.Connection) -> dict[str, float]:
     return {row["destination"]: max(0.0, boot_seconds() - row["created_s"]) for row in rows}
 
 
+def commitments_by_state(connection: sqlite3.Connection) -> list[Count]:
+    """Labels: role (scp: asked of us; scu: asked by us), state."""
+    return _counts(
+        connection,
+        "SELECT 'scp', state, count(*) FROM commitments GROUP BY 1, 2 UNION ALL"
+        " SELECT 'scu', state, count(*) FROM commitment_transactions GROUP BY 1, 2",
+    )
+
+
+def oldest_commitment_s(connection: sqlite3.Connection) -> dict[tuple[str, ...], float]:
+    """By role and state: seconds since the oldest commitment that is to leave the state came into it."""
+    rows = connection.execute(
+        "SELECT 'scp' AS role, state, min(since_s) AS since_s FROM commitments"
+        " WHERE due_s IS NOT NULL GROUP BY 1, 2 UNION ALL"
+        " SELECT 'scu', state, min(since_s) FROM commitment_transactions"
+        " WHERE state IN ('made', 'asked') GROUP BY 1, 2"
+    )
+    return {(row["role"], row["state"]): max(0.0, boot_seconds() - row["since_s"]) for row in rows}
+
+
+def uncommitted(connection: sqlite3.Connection) -> list[Count]:
+    """Labels: destination, and `waiting` to be asked about, `asked` or `given_up`."""
+    return _counts(
+        connection,
+        "SELECT u.destination, CASE WHEN u.transaction_id IS NOT NULL THEN 'asked'"
+        " WHEN u.due_s IS NOT NULL THEN 'waiting' ELSE 'given_up' END, count(*)"
+        " FROM uncommitted u JOIN deliveries d ON d.id = u.delivery_id WHERE d.state = 'stored'"
+        " GROUP BY 1, 2",
+    )
+
+
+def spool_files(connection: sqlite3.Connection) -> dict[tuple[str, str], tuple[int, int]]:
+    """By spool and who needs them: how many files are in the spool, and their bytes."""
+    rows = connection.execute(
+        "SELECT spool, kept_for, count, bytes FROM file_counts WHERE state = 'kept' AND count > 0"
+    )
+    return {(row["spool"], row["kept_for"]): (row["count"], row["bytes"]) for row in rows}
+
+
+def oldest_file_s(connection: sqlite3.Connection) -> float:
+    """Seconds that the oldest file in the spool has been there; 0 without any."""
+    row = connection.execute("SELECT min(kept_s) AS kept_s FROM files WHERE state = 'kept'").fetchone()
+    return 0.0 if row["kept_s"] is None else max(0.0, boot_seconds() - row["kept_s"])
+
+
 def _counts(connection: sqlite3.Connection, query: str) -> list[Count]:
     return [
         Count(tuple(str(value) for value in tuple(row)[:-1]), int(row[-1]))

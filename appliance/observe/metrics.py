@@ -80,6 +80,21 @@ JOB_OUTCOMES = (
 )
 DELIVERY_KINDS = ("original", "result")
 DELIVERY_RESULTS = ("stored", "postponed", "refused")
+COMMITMENT_ANSWERS = (
+    "accepted",  # the destination will report
+    "unreachable",  # it cannot be asked
+    "refused",  # it does not want to be asked: a person has to look
+    "failed",  # it could not take the request now, or nobody knows whether it has
+)
+COMMITMENT_REASONS = (
+    "0110",  # processing failure, or not named in the report
+    "0112",  # the destination does not have it: it is sent again
+    "0119",  # the destination has it under another SOP class
+    "0122",  # the destination does not commit that SOP class
+    "0131",  # the destination knows the transaction already
+    "0213",  # the destination had no room: it is sent again
+    "other",
+)
 RESTART_REASONS = ("exit", "signal", "hang")
 WORKERS = ("receive", "plan", "infer", "forward", "monitor")
 
@@ -150,6 +165,39 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0),
     registry=REGISTRY,
 )
+COMMITMENT_REQUESTS = Counter(
+    "appliance_commitment_requests_total",
+    "Times that a destination was asked to commit objects, by how it took the request.",
+    ["destination", "answer"],
+    registry=REGISTRY,
+)
+COMMITTED = Counter(
+    "appliance_committed_total",
+    "Objects that a destination has committed.",
+    ["destination"],
+    registry=REGISTRY,
+)
+COMMITMENT_FAILURES = Counter(
+    "appliance_commitment_failures_total",
+    "Objects that a destination did not commit when it was asked, by Failure Reason (0008,1197).",
+    ["destination", "reason"],
+    registry=REGISTRY,
+)
+COMMITMENT_REPORTS = Counter(
+    "appliance_commitment_reports_total",
+    "Attempts to tell a scanner what became of its images: all committed, some failed, or not told.",
+    ["result"],
+    registry=REGISTRY,
+)
+PURGED_FILES = Counter(
+    "appliance_purged_files_total", "Files that have left the spool.", ["spool"], registry=REGISTRY
+)
+PURGED_BYTES = Counter(
+    "appliance_purged_bytes_total",
+    "Bytes of the files that have left the spool.",
+    ["spool"],
+    registry=REGISTRY,
+)
 WORKER_RESTARTS = Counter(
     "appliance_worker_restarts_total",
     "Times that a process of the appliance was started again, by why it had ended.",
@@ -186,6 +234,30 @@ OLDEST_WAITING = MonitorGauge(
     "Seconds that the oldest file waiting for the destination has waited.",
     ("destination",),
 )
+COMMITMENTS = MonitorGauge(
+    "appliance_commitments",
+    "Storage commitment, by role (scp: asked of us by scanners; scu: asked by us of destinations) and state.",
+    ("role", "state"),
+)
+COMMITMENT_OLDEST = MonitorGauge(
+    "appliance_commitment_oldest_waiting_seconds",
+    "Seconds that the oldest commitment in a state that is to be left has been in it.",
+    ("role", "state"),
+)
+UNCOMMITTED = MonitorGauge(
+    "appliance_uncommitted_deliveries",
+    "Stored objects that a destination is to commit: waiting to be asked about, asked, or given up.",
+    ("destination", "state"),
+)
+SPOOL_FILES = MonitorGauge(
+    "appliance_spool_files",
+    "Files in the spool, by who needed them when they were last looked at.",
+    ("spool", "kept_for"),
+)
+SPOOL_BYTES = MonitorGauge("appliance_spool_bytes", "The bytes of these files.", ("spool", "kept_for"))
+SPOOL_OLDEST = MonitorGauge(
+    "appliance_spool_oldest_seconds", "Seconds that the oldest file in the spool has been there.", ()
+)
 STORAGE_USABLE = MonitorGauge(
     "appliance_storage_usable_bytes",
     "Bytes that images and results may still take before new images are refused.",
@@ -196,6 +268,12 @@ STORAGE_FULL = MonitorGauge(
     "Seconds until new images are refused if the disk fills as in the last hour; +Inf if it does not fill.",
     (),
 )
+
+
+def commitment_reason(reason: int) -> str:
+    """The word of `COMMITMENT_REASONS` for a Failure Reason (PS3.3 C.14.1.1)."""
+    word = f"{reason:04X}"
+    return word if word in COMMITMENT_REASONS else "other"
 
 
 def expose(run_directory: Path, name: str) -> threading.Thread:
@@ -289,6 +367,8 @@ def _start_at_zero() -> None:
         SERIES_DECIDED.labels(decision)
     for what in MISBEHAVIOURS:
         MISBEHAVIOUR.labels(what)
+    for report in ("committed", "failures", "not_told"):
+        COMMITMENT_REPORTS.labels(report)
 
 
 _start_at_zero()

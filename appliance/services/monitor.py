@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import Metric
 from appliance.config.schema import Config
 from appliance.domain.errors import ApplianceError, GiveUp, Misconfigured, TryAgain
 from appliance.domain.policy import Space, seconds_to_full
-from appliance.domain.states import SERIES
+from appliance.domain.states import COMMITMENT, SERIES, TRANSACTION
 from appliance.journal import summary
 from appliance.journal.database import Journal
 from appliance.observe import metrics
@@ -188,11 +188,23 @@ def _journal_families(server: _Server) -> list[Metric]:
         series |= _values(summary.series_by_state(connection))
         oldest: dict[tuple[str, ...], float] = {(name,): 0.0 for name in server.config.destinations}
         oldest |= {(name,): age_s for name, age_s in summary.oldest_waiting_s(connection).items()}
+        files = summary.spool_files(connection)
+        commitments: dict[tuple[str, ...], float] = {("scp", state): 0.0 for state in COMMITMENT.states}
+        commitments |= {("scu", state): 0.0 for state in TRANSACTION.states}
+        undecided = (("scp", "requested"), ("scp", "ready"), ("scu", "asked"))
+        waiting: dict[tuple[str, ...], float] = dict.fromkeys(undecided, 0.0)
+        waiting |= summary.oldest_commitment_s(connection)
         return [
             metrics.SERIES.family(series),
             metrics.JOBS.family(_values(summary.jobs_by_state(connection))),
             metrics.OUTBOX.family(_values(summary.deliveries_by_state(connection))),
             metrics.OLDEST_WAITING.family(oldest),
+            metrics.COMMITMENTS.family(commitments | _values(summary.commitments_by_state(connection))),
+            metrics.COMMITMENT_OLDEST.family(waiting),
+            metrics.UNCOMMITTED.family(_values(summary.uncommitted(connection))),
+            metrics.SPOOL_FILES.family({labels: float(count) for labels, (count, _) in files.items()}),
+            metrics.SPOOL_BYTES.family({labels: float(size) for labels, (_, size) in files.items()}),
+            metrics.SPOOL_OLDEST.family({(): summary.oldest_file_s(connection)}),
         ]
 
 

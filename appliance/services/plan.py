@@ -1,4 +1,7 @@
-"""Decides when a series is complete and which models get it, or why none does."""
+"""Decides when a series is complete and which models get it, or why none does.
+
+The process also looks after the spool, since both wait for time to pass.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from appliance.services.packages import Package, load_packages
+from appliance.services.retention import Retention
 from appliance.services.storage import Storage
 
 _TICK_S = 0.25  # while a series is open
@@ -92,6 +96,7 @@ class Planner:
         """The answer of every pipeline, so that a missing flag is never taken for a negative one."""
         with self._journal.read() as connection:
             rows = instances.of_series(connection, one.series_instance_uid)
+            are_all_kept = instances.are_all_kept(connection, one.series_instance_uid)
         facts = [Facts.from_json(row["facts"]) for row in rows]
         geometry = check_series(facts)
         jobs, skips = [], []
@@ -100,6 +105,10 @@ class Planner:
             if one.changed_content:
                 detail = "an image arrived twice with different content; a person has to decide"
                 skips.append(Skip(manifest.id, "changed_content", detail))
+                continue
+            if not are_all_kept:
+                detail = "earlier images of the series have left the spool: there is only a part of it"
+                skips.append(Skip(manifest.id, "purged", detail))
                 continue
             problem = refusal(manifest.accepts, package.pipeline.match, facts, geometry)
             if problem is not None:
@@ -116,13 +125,17 @@ def serve(config: Config, process: Process) -> None:
         Misconfigured: a model package is missing or damaged.
         TryAgain: the journal or the spool cannot be opened.
     """
-    planner = Planner(config, Storage(config), load_packages(config))
+    storage = Storage(config)
+    planner = Planner(config, storage, load_packages(config))
+    retention = Retention(config, storage)
     process.ready()
     while not process.stopping.is_set():
-        try:
-            open_series = planner.look()
-        except TryAgain:
-            _log.exception("journal_unavailable")
-            open_series = False
+        look_soon = False
+        # Each for itself: a spool that cannot be written must not keep models from their work.
+        for look in (planner.look, retention.look):
+            try:
+                look_soon |= look()
+            except TryAgain:
+                _log.exception("journal_unavailable")
         process.alive()
-        process.wait(_TICK_S if open_series else _LOOK_S)
+        process.wait(_TICK_S if look_soon else _LOOK_S)

@@ -192,6 +192,32 @@ class Spool:
         """Remove a file that nothing refers to; one that is gone already is fine."""
         self.path(key).unlink(missing_ok=True)
 
+    def purge(self, keys: Iterable[str]) -> None:
+        """Remove finished files, and folders that are empty then, so that they stay away after a power cut.
+
+        Raises:
+            TryAgain: the file system refused; some may be gone.
+        """
+        try:
+            folders = set()
+            for key in keys:
+                self.remove(key)
+                folders.add(self.path(key).parent)
+            for folder in folders:
+                self._tidy(folder)
+            if self.durability == "fsync":
+                _sync_directory(self.root)
+        except OSError as error:
+            raise self.trouble(error) from error
+
+    def _tidy(self, folder: Path) -> None:
+        # Another process that starts at the same time tidies as well.
+        with suppress(FileNotFoundError):
+            if [file.name for file in folder.iterdir()] == [_LOCK] and not _is_held(folder / _LOCK):
+                shutil.rmtree(folder)
+            elif self.durability == "fsync":
+                _sync_directory(folder)
+
     def release(self, key: str) -> None:
         """A draft has ended. The last one of a batch lets go of its lock, lest descriptors run out."""
         name = key.partition("-")[0]
