@@ -1,4 +1,4 @@
-"""An association that a peer opened, without the library's polling."""
+"""An association without the library's polling, whoever opened it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _IDLE_LOOK_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-class AcceptedAssociation(Association):
-    """An association that a peer opened; its thread sleeps until the upper layer has something for it."""
+class QuietAssociation(Association):
+    """An association whose thread sleeps until the upper layer has something for it.
 
-    def __init__(self, entity: ApplicationEntity, ended: Callable[[], None]) -> None:
-        super().__init__(entity, "acceptor")
+    `mode` is the role in the association that this side has, as the library says it.
+    """
+
+    def __init__(self, entity: ApplicationEntity, mode: str, ended: Callable[[], None]) -> None:
+        super().__init__(entity, mode)
         self._ended = ended
         self._awake = threading.Event()
 
@@ -43,7 +46,7 @@ class AcceptedAssociation(Association):
         super().kill()
 
     def _run_reactor(self) -> None:
-        """The library's loop for an accepted association, without its polling."""
+        """The library's loop, without its polling."""
         self._is_paused = False
         while not self._kill:
             self._is_paused = True
@@ -51,6 +54,11 @@ class AcceptedAssociation(Association):
             self._awake.clear()
             self._reactor_checkpoint.wait()
             self._is_paused = False
+            # Whoever waits for a response clears the checkpoint before it looks at the pause: what arrives
+            # from then on is theirs.
+            if not self._reactor_checkpoint.is_set():
+                self._awake.set()
+                continue
             while not self._kill:
                 context_id, message = self.dimse.get_msg(block=False)
                 if message is None or context_id is None:

@@ -21,11 +21,16 @@ timer.time = SimpleNamespace(time=time.monotonic)  # type: ignore[attr-defined, 
 
 
 def tune_socket(event: Event) -> None:
-    """Send small messages at once, and notice a peer that vanished: for `evt.EVT_CONN_OPEN`."""
+    """`tune`, for `evt.EVT_CONN_OPEN`."""
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        tune(transport.socket)
+
+
+def tune(connection: socket.socket) -> None:
+    """Send small messages at once, and notice a peer that vanished."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def keep_responses(association: Association) -> None:

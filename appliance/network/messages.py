@@ -1,4 +1,4 @@
-"""P-DATA-TF and the command set, as far as receiving needs them. Pure functions of bytes.
+"""P-DATA-TF and the command set, as far as C-STORE needs them. Pure functions of bytes.
 
 Everything here comes from a peer that may be broken or hostile: a length that does not fit raises
 `ProtocolError`, never reads beyond its buffer, and never allocates what a peer merely announces.
@@ -12,21 +12,30 @@ from dataclasses import dataclass
 
 from appliance.domain.errors import ApplianceError
 
-A_ASSOCIATE_RQ = 0x01
+A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ = 0x01, 0x02, 0x03
 P_DATA_TF = 0x04
 A_RELEASE_RQ = 0x05
 A_ABORT = 0x07
 C_STORE_RQ = 0x0001
+C_STORE_RSP = 0x8001
 NO_DATA_SET = 0x0101
+HIGH, MEDIUM = 0x0001, 0x0000
+"""(0000,0700) Priority (PS3.7 E.1). There is no LOW: what is sent is always waited for."""
+FRAME_BYTES = 12
+"""What stands before the data in a P-DATA-TF with one item: the headers of the PDU and of the PDV."""
 
 _PDV = struct.Struct(">IBB")
 _ELEMENT = struct.Struct("<HHI")
+_FRAME = struct.Struct(">BxIIBB")
 _COMMAND, _LAST = 0x01, 0x02  # message control header, PS3.8 E.2
 
 _AFFECTED_SOP_CLASS_UID = 0x0002
 _COMMAND_FIELD = 0x0100
 _MESSAGE_ID = 0x0110
+_MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
+_PRIORITY = 0x0700
 _COMMAND_DATA_SET_TYPE = 0x0800
+_STATUS = 0x0900
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 
@@ -75,6 +84,9 @@ class Command:
     has_data_set: bool
     sop_class_uid: str
     sop_instance_uid: str
+    responds_to: int | None = None
+    """Message ID Being Responded To (0000,0120)."""
+    status: int | None = None
 
 
 def read_command(data: bytes) -> Command:
@@ -100,28 +112,66 @@ def read_command(data: bytes) -> Command:
         _short(values, _COMMAND_DATA_SET_TYPE) != NO_DATA_SET,
         _uid(values, _AFFECTED_SOP_CLASS_UID),
         _uid(values, _AFFECTED_SOP_INSTANCE_UID),
+        *(_short(values, e) if e in values else None for e in (_MESSAGE_ID_BEING_RESPONDED_TO, _STATUS)),
     )
+
+
+def c_store_request(
+    context_id: int, message_id: int, sop_class_uid: str, sop_instance_uid: str, priority: int, longest: int
+) -> bytes:
+    """The P-DATA-TF with the command set of a C-STORE-RQ (PS3.7 9.3.1.1), each of at most `longest` bytes
+    behind its header.
+    """
+    message = _command_set(
+        _element(_AFFECTED_SOP_CLASS_UID, _padded(sop_class_uid, b"\0")),
+        _element(_COMMAND_FIELD, struct.pack("<H", C_STORE_RQ)),
+        _element(_MESSAGE_ID, struct.pack("<H", message_id)),
+        _element(_PRIORITY, struct.pack("<H", priority)),
+        _element(_COMMAND_DATA_SET_TYPE, struct.pack("<H", 0x0001)),
+        _element(_AFFECTED_SOP_INSTANCE_UID, _padded(sop_instance_uid, b"\0")),
+    )
+    room = data_room(longest)
+    pdus = bytearray()
+    for start in range(0, len(message), room):
+        piece = message[start : start + room]
+        pdus += frame(context_id, len(piece), command=True, last=start + room >= len(message)) + piece
+    return bytes(pdus)
+
+
+def data_room(longest: int) -> int:
+    """Bytes of data in a P-DATA-TF with one item, which may have `longest` bytes behind its header.
+
+    An even number, as every fragment but the last has to be (PS3.8 annex E.2 with PS3.5 7.1).
+    """
+    return (longest - _PDV.size) & ~1
+
+
+def frame(context_id: int, length: int, *, command: bool, last: bool) -> bytes:
+    """What stands before `length` bytes of data in a P-DATA-TF with one item: `FRAME_BYTES` bytes."""
+    control = (_COMMAND if command else 0) | (_LAST if last else 0)
+    return _FRAME.pack(P_DATA_TF, length + _PDV.size, length + 2, context_id, control)
 
 
 def c_store_response(
     context_id: int, command: Command, status: int, comment: str, offending_element: int | None
 ) -> bytes:
     """A whole P-DATA-TF with the C-STORE-RSP (PS3.7 9.3.1.2) to `command`."""
-    body = b"".join(
-        (
-            _element(_AFFECTED_SOP_CLASS_UID, _padded(command.sop_class_uid, b"\0")),
-            _element(_COMMAND_FIELD, struct.pack("<H", 0x8000 | C_STORE_RQ)),
-            _element(0x0120, struct.pack("<H", command.message_id)),
-            _element(_COMMAND_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
-            _element(0x0900, struct.pack("<H", status)),
-            b"" if offending_element is None else _element(0x0901, _tag(offending_element)),
-            _element(0x0902, _padded(comment, b" ")) if comment else b"",
-            _element(_AFFECTED_SOP_INSTANCE_UID, _padded(command.sop_instance_uid, b"\0")),
-        )
+    message = _command_set(
+        _element(_AFFECTED_SOP_CLASS_UID, _padded(command.sop_class_uid, b"\0")),
+        _element(_COMMAND_FIELD, struct.pack("<H", C_STORE_RSP)),
+        _element(_MESSAGE_ID_BEING_RESPONDED_TO, struct.pack("<H", command.message_id)),
+        _element(_COMMAND_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
+        _element(_STATUS, struct.pack("<H", status)),
+        b"" if offending_element is None else _element(0x0901, _tag(offending_element)),
+        _element(0x0902, _padded(comment, b" ")) if comment else b"",
+        _element(_AFFECTED_SOP_INSTANCE_UID, _padded(command.sop_instance_uid, b"\0")),
     )
-    message = _element(0x0000, struct.pack("<I", len(body))) + body
-    item = _PDV.pack(len(message) + 2, context_id, _COMMAND | _LAST) + message
-    return struct.pack(">BBI", P_DATA_TF, 0, len(item)) + item
+    return frame(context_id, len(message), command=True, last=True) + message
+
+
+def _command_set(*elements: bytes) -> bytes:
+    body = b"".join(elements)
+    return _element(0x0000, struct.pack("<I", len(body))) + body
 
 
 def _short(values: dict[int, bytes], element: int) -> int:

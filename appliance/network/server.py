@@ -12,12 +12,13 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.events import EventHandlerType
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from appliance.network.association import AcceptedAssociation
+from appliance.network.association import QuietAssociation
 from appliance.network.limits import Limits
 from appliance.network.reception import Incoming, StoreRequest
 from appliance.network.upper_layer import UpperLayer, bound, is_checked
@@ -27,6 +28,7 @@ _CONNECTIONS_PER_ADDRESS = 256
 """Open connections from one address, associated or not: far more than any scanner needs."""
 _CONNECTIONS = 768
 """Open connections from everywhere: with their files, below the usual limit of 1024 descriptors."""
+_SEND_BUFFER = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -126,14 +128,14 @@ class StoreServer(ThreadedAssociationServer):
 
 
 class StoreHandler(RequestHandler):
-    """Makes an `AcceptedAssociation` out of a new connection."""
+    """Makes a `QuietAssociation` out of a new connection."""
 
     server: StoreServer
 
     def _create_association(self) -> Association:
         server = self.server
         address = self.client_address[0]
-        association = AcceptedAssociation(self.ae, ended=lambda: server.closed(address))
+        association = QuietAssociation(self.ae, MODE_ACCEPTOR, ended=lambda: server.closed(address))
         # The library finds its associations by this name.
         association.name = f"AcceptorThread@{address}:{self.client_address[1]}"
         acceptor = association.acceptor
@@ -152,6 +154,8 @@ class StoreHandler(RequestHandler):
         association.dul = UpperLayer(
             association, association.wake, server.begin, server.misbehaved, server.limits
         )
+        # Only short responses are sent: with a small buffer, a peer that reads none is noticed early.
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         bound(self.request, server.limits.tick_s)
         association.set_socket(AssociationSocket(association, client_socket=self.request))
         return association

@@ -28,15 +28,24 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 
 from appliance.network.limits import Limits
-from appliance.network.messages import A_ABORT, A_ASSOCIATE_RQ, A_RELEASE_RQ, P_DATA_TF, ProtocolError
+from appliance.network.messages import (
+    A_ABORT,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RQ,
+    P_DATA_TF,
+    ProtocolError,
+)
 from appliance.network.reception import Incoming, Reception, StoreRequest
 
 CHECKED = ("3.0",)
 """Versions of pynetdicom whose internals this module was checked against."""
 
-AWAITING_REQUEST, ESTABLISHED, CLOSING = "Sta2", "Sta6", "Sta13"
+AWAITING_REQUEST, AWAITING_ANSWER, ESTABLISHED, CLOSING = "Sta2", "Sta5", "Sta6", "Sta13"
 _EXPECTED = {
     AWAITING_REQUEST: (A_ASSOCIATE_RQ, A_ABORT),
+    AWAITING_ANSWER: (A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ABORT),
     ESTABLISHED: (P_DATA_TF, A_RELEASE_RQ, A_ABORT),
 }
 """What a peer may send in a state (PS3.8 table 9-10), where that can be told without the library."""
@@ -45,7 +54,6 @@ _LONGEST_ASSOCIATE = 1024 * 1024
 _LONGEST_OTHER = 1024
 _LOOK_S = 1.0
 _IDLE_S = 30.0
-_SEND_BUFFER = 64 * 1024
 _DISCARDED_BYTES = 64 * 1024
 _MOST_WAITING = 16
 """Messages for the library that may wait before no more are read: PS3.7 D.3.3.3 lets a peer send one."""
@@ -61,10 +69,8 @@ def is_checked() -> bool:
 def bound(connection: socket.socket, tick_s: float) -> None:
     """Let no read or write on the connection sleep for longer than one tick, so that deadlines are seen.
 
-    Only short responses are sent: with a small buffer for them, one who reads none is noticed early.
     A plain socket leaves the waiting to the kernel, which costs nothing; TLS has to do its own.
     """
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     if isinstance(connection, ssl.SSLSocket):
         connection.settimeout(tick_s)
         return
@@ -86,7 +92,7 @@ def _has_arrived(connection: socket.socket) -> bool:
 
 
 class UpperLayer(DULServiceProvider):
-    """The upper layer of one accepted association."""
+    """The upper layer of one association."""
 
     def __init__(
         self,
@@ -273,7 +279,7 @@ class UpperLayer(DULServiceProvider):
     def _longest(self, kind: int) -> int:
         if kind == P_DATA_TF:
             return self._limits.pdu_bytes
-        return _LONGEST_ASSOCIATE if kind in (0x01, 0x02) else _LONGEST_OTHER
+        return _LONGEST_ASSOCIATE if kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC) else _LONGEST_OTHER
 
     def _read(self, connection: socket.socket, view: memoryview, deadline: float) -> memoryview:
         """Fill `view` from the connection before the deadline.
