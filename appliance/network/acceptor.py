@@ -19,9 +19,11 @@ from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from appliance.domain.commitment import CommitmentReport, CommitmentRequest
 from appliance.domain.errors import Misconfigured
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.types import Origin
+from appliance.network.commitment import PUSH_MODEL, answer_report, answer_request
 from appliance.network.library import tune_socket
 from appliance.network.limits import Limits
 from appliance.network.negotiation import storage_contexts
@@ -59,11 +61,12 @@ class Listener:
 
 
 class Acceptor:
-    """Listens on one or more ports for Storage and Verification.
+    """Listens on one or more ports for Storage, Storage Commitment and Verification.
 
     `admit` sees every association before negotiation, with the origins of those that are open. `begin`
-    opens a sink for each object, in the thread of its association. `accepted`, `rejected` and
-    `misbehaved` count.
+    opens a sink for each object, in the thread of its association. `requested` is asked for commitment and
+    `reported` told about it; the `ApplianceError` that they may raise holds the status for the peer.
+    `accepted`, `rejected` and `misbehaved` count.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class Acceptor:
         *,
         admit: Callable[[Origin, list[Origin]], Rejection | None],
         begin: Callable[[StoreRequest, Origin], Incoming],
+        requested: Callable[[CommitmentRequest, Origin], None],
+        reported: Callable[[CommitmentReport, Origin], None],
         accepted: Callable[[], None],
         rejected: Callable[[str], None],
         misbehaved: Callable[[str], None],
@@ -80,6 +85,8 @@ class Acceptor:
         self._limits = limits
         self._admit = admit
         self._begin = begin
+        self._requested = requested
+        self._reported = reported
         self._misbehaved = misbehaved
         self._rejected = rejected
         self._accepted = accepted
@@ -96,6 +103,8 @@ class Acceptor:
         entity.maximum_pdu_size = limits.pdu_bytes
         entity.network_timeout = limits.idle_s
         entity.add_supported_context(Verification)
+        # In either role: scanners ask us to commit, and destinations report on associations of their own.
+        entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
         self._entity = entity
 
     def listen(self, listener: Listener) -> None:
@@ -109,6 +118,8 @@ class Acceptor:
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_action),
+            (evt.EVT_N_EVENT_REPORT, self._on_event_report),
         ]
         try:
             server = StoreServer(
@@ -181,6 +192,14 @@ class Acceptor:
 
     def _on_accepted(self, _event: Event) -> None:
         self._accepted()
+
+    def _on_action(self, event: Event) -> tuple[Dataset, None]:
+        origin = _origin(event.assoc)
+        return answer_request(event, lambda request: self._requested(request, origin))
+
+    def _on_event_report(self, event: Event) -> tuple[Dataset, None]:
+        origin = _origin(event.assoc)
+        return answer_report(event, lambda report: self._reported(report, origin))
 
     def _on_store(self, event: Event) -> Dataset:
         """The library's own way of receiving, for a version whose internals are not known."""

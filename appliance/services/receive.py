@@ -38,6 +38,7 @@ from appliance.network.tls import server_context
 from appliance.observe import metrics
 from appliance.observe.process import Process
 from appliance.services.admission import OpenAssociations, peer_of
+from appliance.services.commitment_desk import CommitmentDesk
 from appliance.services.indexing import Indexer, make_instance, recover
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES, Draft, Spool
@@ -63,6 +64,7 @@ class Receiver:
         self._spool = storage.originals
         self._quarantine = storage.quarantine
         self._indexer = indexer
+        self._committing = {one.ae_title for one in config.destinations.values() if one.commitment}
         self._minimum_free = config.storage.minimum_free_mb * 2**20
         self._device_uid = station_device_uid(config.station.device_serial)
 
@@ -78,7 +80,8 @@ class Receiver:
             return CALLING_AE_TITLE_NOT_RECOGNIZED
         if not any(address in network for rule in rules for network in rule.networks):
             return UNKNOWN_NETWORK
-        if not self._has_room():
+        # Reports of commitment come in whatever happens: they make room.
+        if origin.calling_ae_title not in self._committing and not self._has_room():
             return TEMPORARY_CONGESTION
         own = Counter(map(peer_of, [*open_here, origin]))
         with self._open.alone():
@@ -258,12 +261,15 @@ def serve(config: Config, process: Process, limits: Limits | None = None) -> Non
         _log.warning("recovered", extra={"instances": recovered})
     threading.Thread(target=prepare_names, args=(storage.originals,), name="names", daemon=True).start()
     receiver = Receiver(config, storage, indexer, process.name)
+    commitment = CommitmentDesk(config)
     settings = config.listener
     acceptor = Acceptor(
         config.station.ae_title,
         limits or Limits(settings.maximum_pdu, settings.network_timeout_s),
         admit=receiver.admit,
         begin=receiver.begin,
+        requested=commitment.requested,
+        reported=commitment.reported,
         accepted=metrics.ASSOCIATIONS.labels(result="accepted", reason="none").inc,
         rejected=lambda reason: metrics.ASSOCIATIONS.labels(result="rejected", reason=reason).inc(),
         misbehaved=lambda what: metrics.MISBEHAVIOUR.labels(what=what).inc(),
