@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
@@ -21,6 +21,21 @@ POSITION_TOLERANCE_MM = 0.01
 MISSING_SLICE_GAP = 1.5
 """A gap of more than this many median gaps means that a slice is missing."""
 TILT_TOLERANCE_DEGREES = 0.5
+
+_WITHOUT_PLACE = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
+        "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
+        "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound
+        "1.2.840.10008.5.1.4.1.1.3.1",  # Ultrasound Multi-frame
+    }
+)
+_PLACED_BY_FRAME = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
+        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR
+    }
+)
 
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", re.ASCII)
 _LONGEST_UID = 64
@@ -69,11 +84,19 @@ class SeriesGeometry:
 def check_series(facts: Sequence[Facts]) -> SeriesGeometry:
     """Measure one series and name its problems.
 
+    Images of projections and of ultrasound have no place in space and need none: their order is that of
+    their instance numbers. Objects with functional groups say where their frames lie in these, which the
+    facts of the object do not hold: they are measured frame by frame, once they are read.
+
     Reasons: `invalid_uid`, `localizer`, `derived_input`, `missing_geometry` (a slice lacks size, spacing,
     position or orientation), `mixed_geometry` (more than one frame of reference, size, spacing or
     orientation, or axes that are not orthonormal), `repeated_positions`, `missing_slices`, `gantry_tilt`.
     """
     problems = [*_identifier_problems(facts), *_kind_problems(facts)]
+    if facts and all(fact.sop_class_uid in _WITHOUT_PLACE for fact in facts):
+        return _without_place(facts, problems)
+    if facts and all(fact.sop_class_uid in _PLACED_BY_FRAME and not fact.image_position for fact in facts):
+        return _unmeasured(problems)
     lacking = sum(1 for fact in facts if not _has_geometry(fact))
     if lacking or not facts:
         detail = f"{lacking} of {len(facts)} images lack size, pixel spacing, position or orientation"
@@ -86,6 +109,19 @@ def check_series(facts: Sequence[Facts]) -> SeriesGeometry:
         problems.append(Problem("mixed_geometry", "row and column directions are not orthonormal"))
         return _unmeasured(problems)
     return _measured(facts, _cross(orientation[:3], orientation[3:]), problems)
+
+
+def _without_place(facts: Sequence[Facts], problems: list[Problem]) -> SeriesGeometry:
+    if any(not fact.rows or not fact.columns for fact in facts):
+        problems.append(Problem("missing_geometry", "an image does not say how large it is"))
+        return _unmeasured(problems)
+    if any((fact.rows, fact.columns) != (facts[0].rows, facts[0].columns) for fact in facts):
+        problems.append(Problem("mixed_geometry", "the images differ in rows or columns"))
+    order = sorted(
+        range(len(facts)),
+        key=lambda index: (facts[index].instance_number or 0, facts[index].sop_instance_uid),
+    )
+    return replace(_unmeasured(problems), order=tuple(order))
 
 
 def _unmeasured(problems: list[Problem]) -> SeriesGeometry:

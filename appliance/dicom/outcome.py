@@ -19,10 +19,20 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Enhanced:
-    """A series with the same grid, better to look at.
+class PrivateElement:
+    """A private element by its creator, its odd group and the low byte of its element number."""
 
-    `voxels` has the shape and order of `Volume.voxels` and the same real-world units.
+    creator: str
+    group: int
+    element: int
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """A series that is better to look at, its values in the same units and shown in the same window.
+
+    `voxels` has the order of `Volume.voxels` and its shape, or that of a finer or coarser grid with the same
+    slices, proportions and edges.
     `description` is the sentence of DerivationDescription (0008,2111); `prefix` starts the series
     description ("AI-DN"); `codes` go to DerivationCodeSequence (0008,9215) in this order.
     """
@@ -31,6 +41,8 @@ class Enhanced:
     description: str
     prefix: str
     codes: tuple[Code, ...]
+    private: tuple[PrivateElement, ...] = ()
+    """What the derived images keep of the private elements of their sources."""
 
 
 @dataclass(frozen=True)

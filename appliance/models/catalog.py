@@ -75,12 +75,12 @@ def _shape(
     first = facts[0]
     spacing = first.pixel_spacing or ()
     measured: list[tuple[str, float, tuple[float, float]]] = [
-        ("slices", len(facts), contract.slices),
+        ("slices", sum(fact.number_of_frames for fact in facts), contract.slices),
         ("rows", first.rows or 0, contract.rows),
         ("columns", first.columns or 0, contract.columns),
         *(("pixel_spacing", value, contract.pixel_spacing_mm) for value in spacing),
     ]
-    if len(facts) > 1:
+    if geometry.gap_mm:
         measured.append(("slice_spacing", geometry.gap_mm, contract.slice_spacing_mm))
     for name, value, (low, high) in measured:
         if not low <= value <= high:
@@ -91,6 +91,11 @@ def _shape(
 def _stack(
     contract: Contract, _narrowing: Match, _facts: Sequence[Facts], geometry: SeriesGeometry
 ) -> Problem | None:
+    return stack_refusal(contract, geometry) if geometry.positions_mm else None
+
+
+def stack_refusal(contract: Contract, geometry: SeriesGeometry) -> Problem | None:
+    """Why the model does not take a stack of slices of this geometry, or None if it does."""
     if geometry.tilt_degrees > contract.gantry_tilt_degrees:
         return Problem("gantry_tilt", f"slices are sheared by {geometry.tilt_degrees:.2f} degrees")
     if contract.uniform_slices and geometry.missing_slices:

@@ -29,6 +29,14 @@ class CodeEntry(_Part):
     meaning: str
 
 
+class PrivateEntry(_Part):
+    """A private element (PS3.5 section 7.8): creator, odd group, low byte of the element number."""
+
+    creator: str
+    group: Annotated[int, Field(ge=0x0009, le=0xFFFF)]
+    element: Annotated[int, Field(ge=0x00, le=0xFF)]
+
+
 class Weights(_Part):
     """The weights file and the SHA-256 that it must have."""
 
@@ -63,6 +71,8 @@ class EnhanceTask(_Part):
     codes: list[CodeEntry]
     trained_noise: Range = (0.0, 1e9)
     """Noise, in the units of the voxels, that the model was trained on; outside it, nothing is analysed."""
+    private_elements: list[PrivateEntry] = []
+    """Private elements that stay true of the enhanced images, and so are kept; all others are dropped."""
 
 
 class TriageTask(_Part):

@@ -25,6 +25,7 @@ from appliance.dicom.codes import (
 )
 from appliance.dicom.outcome import Code, Identity
 from appliance.dicom.uids import model_device_uid
+from appliance.dicom.volume import Volume
 
 EQUIPMENT_KEYWORDS = (
     "Manufacturer",
@@ -226,6 +227,17 @@ def processing_equipment(identity: Identity, moment: datetime) -> Dataset:
     put(item, "DeviceUID", model_device_uid(model.sha256))
     put(item, "ContributionDateTime", moment.strftime("%Y%m%d%H%M%S.%f%z"))
     put(item, "ContributionDescription", text(model.title, 1024))
+    return item
+
+
+def reference_to(volume: Volume, index: int) -> Dataset:
+    """An item that refers to the image, or the frame, of one slice (PS3.3 table 10-3)."""
+    source = volume.sources[index]
+    item = Dataset()
+    put(item, "ReferencedSOPClassUID", str(source.SOPClassUID))
+    put(item, "ReferencedSOPInstanceUID", str(source.SOPInstanceUID))
+    if "NumberOfFrames" in source:
+        put(item, "ReferencedFrameNumber", volume.frames[index])
     return item
 
 

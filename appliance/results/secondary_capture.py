@@ -20,6 +20,7 @@ from appliance.results.attributes import (
     put_origin,
     quiet,
     readable_element,
+    reference_to,
     revised_number,
     revised_text,
     source_value,
@@ -61,7 +62,7 @@ def secondary_capture(outcome: Findings, volume: Volume, identity: Identity) -> 
         put_origin(capture, source, identity)
         put(capture, "DateOfSecondaryCapture", moment.strftime("%Y%m%d"))
         put(capture, "TimeOfSecondaryCapture", moment.strftime("%H%M%S.%f"))
-        _put_image(capture, source, outcome)
+        _put_image(capture, volume, outcome)
     return capture
 
 
@@ -74,10 +75,8 @@ def _put_series(capture: Dataset, source: Dataset) -> None:
         put(capture, "Laterality", None)
 
 
-def _put_image(capture: Dataset, source: Dataset, outcome: Findings) -> None:
-    reference = Dataset()
-    put(reference, "ReferencedSOPClassUID", source.SOPClassUID)
-    put(reference, "ReferencedSOPInstanceUID", source.SOPInstanceUID)
+def _put_image(capture: Dataset, volume: Volume, outcome: Findings) -> None:
+    reference = reference_to(volume, outcome.key_slice)
     put(reference, "PurposeOfReferenceCodeSequence", [code_item(SOURCE_IMAGE)])
     put(capture, "SourceImageSequence", [reference])
     put(capture, "ImageType", ["DERIVED", "SECONDARY", "OTHER"])

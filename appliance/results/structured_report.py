@@ -19,6 +19,7 @@ from appliance.results.attributes import (
     copy_patient_and_study,
     put_origin,
     quiet,
+    reference_to,
     revised_number,
     revised_text,
     source_value,
@@ -61,7 +62,7 @@ def structured_report(outcome: Findings, volume: Volume, identity: Identity) -> 
         identity.pipeline_digest,
         identity.revision,
     )
-    return _document(_finding_group(outcome, source, identity), volume.sources, source, uid, identity)
+    return _document(_finding_group(outcome, volume, identity), volume.sources, source, uid, identity)
 
 
 def unanalysed_report(
@@ -93,7 +94,7 @@ def _document(
     earlier = identity.earlier_report
     with quiet():
         report = sr.Comprehensive3DSR(
-            evidence=[_evidence(header) for header in sources],
+            evidence=[_evidence(header) for header in {str(s.SOPInstanceUID): s for s in sources}.values()],
             content=content[0],
             series_instance_uid=result_series_uid("sr", str(key.SeriesInstanceUID), digest, revision),
             series_number=revised_number(SERIES_NUMBER, revision),
@@ -160,7 +161,8 @@ def _procedure(source: Dataset) -> sr.CodedConcept:
     return _concept(_UNSPECIFIED_PROCEDURES.get(modality, _IMAGING))
 
 
-def _finding_group(outcome: Findings, source: Dataset, identity: Identity) -> _Group:
+def _finding_group(outcome: Findings, volume: Volume, identity: Identity) -> _Group:
+    source = volume.sources[outcome.key_slice]
     evaluations = [
         (outcome.finding, _PRESENT if outcome.positive else _ABSENT),
         (_SUMMARY, _WITH_FINDINGS if outcome.positive else _WITHOUT_FINDINGS),
@@ -168,8 +170,13 @@ def _finding_group(outcome: Findings, source: Dataset, identity: Identity) -> _G
     references = []
     if outcome.positive:
         evaluations.append((_PRIORITY, outcome.urgency))
+        key = reference_to(volume, outcome.key_slice)
         references.append(
-            sr.SourceImageForMeasurementGroup(str(source.SOPClassUID), str(source.SOPInstanceUID))
+            sr.SourceImageForMeasurementGroup(
+                str(key.ReferencedSOPClassUID),
+                str(key.ReferencedSOPInstanceUID),
+                [int(key.ReferencedFrameNumber)] if "ReferencedFrameNumber" in key else None,
+            )
         )
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(outcome.finding, source, identity),

@@ -29,11 +29,13 @@ from appliance.dicom.outcome import (
     StationIdentity,
 )
 from appliance.dicom.uids import station_device_uid
-from appliance.dicom.volume import Unusable, load_headers, load_volume
+from appliance.dicom.unusable import Unusable
+from appliance.dicom.volume import load_headers, load_volume
 from appliance.domain.policy import backoff_s
 from appliance.domain.types import Artifact, Job
 from appliance.journal import instances, jobs, series
 from appliance.models import tasks
+from appliance.models.catalog import stack_refusal
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
@@ -120,6 +122,10 @@ class Inference:
         except Unusable as error:
             unusable = NotAnalysed(error.reason, str(error))
             return unusable, self._tell_unanalysed(unusable, paths, job, package, settings)
+        problem = stack_refusal(package.manifest.accepts, volume.geometry) if volume.geometry.gap_mm else None
+        if problem is not None:  # known only now of frames
+            refused = NotAnalysed(problem.reason, problem.detail)
+            return refused, self._tell_unanalysed(refused, paths, job, package, settings)
         self._progress()
         runner = self._runners[job.model]
         outcome = tasks.run(volume, package.manifest, settings, runner, self._progress)

@@ -19,7 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from appliance.dicom.volume import Unusable, load_volume
+from appliance.dicom.unusable import Unusable
+from appliance.dicom.volume import load_volume
 from appliance.domain.errors import GiveUp
 from tests.dicom_samples import CtSeries, ct_hounsfield, ct_image, part10, write_series
 
@@ -183,7 +184,7 @@ def test_padding_outside_bits_stored_keeps_its_value(tmp_path: Path) -> None:
         ({"RescaleSlope": -1}, "bad_rescale"),
         ({"RescaleSlope": None}, "missing_rescale"),
         ({"RescaleIntercept": None}, "missing_rescale"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "unsupported_pixels"),
+        ({"PhotometricInterpretation": "RGB"}, "unsupported_pixels"),
         ({"HighBit": 16}, "unsupported_pixels"),
         ({"BitsStored": None}, "unsupported_pixels"),
         ({"PixelData": None}, "missing_pixel_data"),

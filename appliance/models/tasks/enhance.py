@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, Outcome
+from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, Outcome, PrivateElement
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import EnhanceTask, Manifest
 from appliance.runtime.base import Runner
@@ -74,6 +74,9 @@ def run(
         ),
         prefix=task.prefix,
         codes=tuple(Code(code.value, code.scheme, code.meaning) for code in task.codes),
+        private=tuple(
+            PrivateElement(entry.creator, entry.group, entry.element) for entry in task.private_elements
+        ),
     )
 
 
