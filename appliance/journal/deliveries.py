@@ -6,7 +6,9 @@ The forwarder's side of it; what a person may do is in `interventions.py`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Literal
 
 from appliance.domain.states import DELIVERY
@@ -122,10 +124,13 @@ def is_claimable(connection: sqlite3.Connection, destination: str) -> bool:
     )
 
 
-def claim(connection: sqlite3.Connection, destination: str, *, limit: int) -> list[Delivery]:
+def claim(
+    connection: sqlite3.Connection, destination: str, *, limit: int, maximum_bytes: int = sys.maxsize
+) -> list[Delivery]:
     """Claim the next deliveries of one study and priority, the most urgent and oldest first.
 
-    Suspects are left out: see `claim_suspect`.
+    At most `limit` of them and `maximum_bytes` together, but one of any size. Suspects are left out: see
+    `claim_suspect`.
     """
     _end_postponements(connection, destination)
     head = _head(connection, destination)
@@ -137,7 +142,9 @@ def claim(connection: sqlite3.Connection, destination: str, *, limit: int) -> li
         " AND study_instance_uid = ? AND state = 'pending' AND due_s = 0 AND suspect = 0 ORDER BY id LIMIT ?",
         (destination, priority, study, limit),
     ).fetchall()
-    return _claimed(connection, rows)
+    sizes = accumulate(row["size"] for row in rows)
+    fitting = [row for row, size in zip(rows, sizes, strict=True) if size <= maximum_bytes]
+    return _claimed(connection, fitting or rows[:1])
 
 
 def claim_suspect(connection: sqlite3.Connection, destination: str) -> list[Delivery]:
@@ -268,10 +275,18 @@ def next_due_s(connection: sqlite3.Connection, destination: str) -> float | None
     return None if row["due_s"] is None else max(0.0, row["due_s"] - boot_seconds())
 
 
+def reset_circuits(connection: sqlite3.Connection, destinations: Iterable[str]) -> None:
+    """Every destination may be tried; those that are no longer configured are forgotten."""
+    connection.execute("DELETE FROM circuits")
+    connection.executemany(
+        "INSERT INTO circuits VALUES (?, 'closed', NULL, ?)", [(name, wall_time()) for name in destinations]
+    )
+
+
 def note_circuit(connection: sqlite3.Connection, destination: str, state: str, reason: str | None) -> None:
-    """Write down whether a destination answers, for people and monitoring."""
+    """Write down whether a destination answers, and since when it does or does not."""
     connection.execute(
-        "INSERT INTO circuits VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,"
-        " reason = excluded.reason, since_at = excluded.since_at",
-        (destination, state, reason, wall_time()),
+        "UPDATE circuits SET since_at = iif('closed' IN (state, :state), :now, since_at), state = :state,"
+        " reason = iif(:state = 'half_open', reason, :reason) WHERE destination = :destination",
+        {"destination": destination, "state": state, "reason": reason, "now": wall_time()},
     )

@@ -54,13 +54,32 @@ def deliveries_by_state(connection: sqlite3.Connection) -> list[Count]:
 
 def oldest_waiting_s(connection: sqlite3.Connection) -> dict[str, float]:
     """By destination: seconds since the oldest file that is still waiting was put into the outbox."""
-    # Two questions, because an index holds the rows of one state only.
     rows = connection.execute(
-        "SELECT destination, min(created_s) AS created_s FROM ("
-        " SELECT destination, created_s FROM deliveries WHERE state = 'pending'"
-        " UNION ALL SELECT destination, created_s FROM deliveries WHERE state = 'sending') GROUP BY 1"
+        "SELECT DISTINCT destination, (SELECT min(created_s) FROM deliveries d"
+        " WHERE d.destination = c.destination AND d.state IN ('pending', 'sending')) AS created_s"
+        " FROM delivery_counts c"
     )
-    return {row["destination"]: max(0.0, boot_seconds() - row["created_s"]) for row in rows}
+    return {
+        row["destination"]: max(0.0, boot_seconds() - row["created_s"])
+        for row in rows
+        if row["created_s"] is not None
+    }
+
+
+@dataclass(frozen=True)
+class CircuitSeen:
+    """Whether a destination is sent to. `since_at` is a wall-clock time."""
+
+    destination: str
+    state: str
+    since_at: str
+    reason: str | None
+
+
+def circuits(connection: sqlite3.Connection) -> list[CircuitSeen]:
+    """The circuit of every destination, as the forwarder wrote it down."""
+    rows = connection.execute("SELECT * FROM circuits ORDER BY destination")
+    return [CircuitSeen(row["destination"], row["state"], row["since_at"], row["reason"]) for row in rows]
 
 
 def commitments_by_state(connection: sqlite3.Connection) -> list[Count]:

@@ -80,6 +80,18 @@ JOB_OUTCOMES = (
 )
 DELIVERY_KINDS = ("original", "result")
 DELIVERY_RESULTS = ("stored", "postponed", "refused")
+DELIVERY_STATUSES = (
+    "0111",  # another object has the UID
+    "0117",  # an invalid object
+    "0122",  # the SOP class is not supported
+    "0124",  # not authorised
+    "A7xx",  # out of resources
+    "A9xx",  # the data set does not fit its SOP class
+    "Cxxx",  # cannot understand
+    "other",
+    "none",  # no answer, or none that the network gave
+)
+CIRCUIT_STATES = ("closed", "half_open", "open")
 COMMITMENT_ANSWERS = (
     "accepted",  # the destination will report
     "unreachable",  # it cannot be asked
@@ -158,6 +170,24 @@ DELIVERIES = Counter(
     ["destination", "kind", "result"],
     registry=REGISTRY,
 )
+SENT_BYTES = Counter(
+    "appliance_sent_bytes_total",
+    "Bytes of the files that a destination took.",
+    ["destination", "kind"],
+    registry=REGISTRY,
+)
+DELIVERY_FAILURES = Counter(
+    "appliance_delivery_failures_total",
+    "Attempts to deliver an object that failed, by DIMSE status.",
+    ["destination", "status"],
+    registry=REGISTRY,
+)
+UNREACHABLE = Counter(
+    "appliance_destination_failures_total",
+    "Times that a destination as a whole could not be sent to.",
+    ["destination"],
+    registry=REGISTRY,
+)
 DELIVERY_SECONDS = Histogram(
     "appliance_delivery_seconds",
     "Seconds of one C-STORE to a destination.",
@@ -234,6 +264,11 @@ OLDEST_WAITING = MonitorGauge(
     "Seconds that the oldest file waiting for the destination has waited.",
     ("destination",),
 )
+CIRCUIT = MonitorGauge(
+    "appliance_destination_circuit_state",
+    "1 for the state of the destination's circuit: closed while it is sent to, open while it is away.",
+    ("destination", "state"),
+)
 COMMITMENTS = MonitorGauge(
     "appliance_commitments",
     "Storage commitment, by role (scp: asked of us by scanners; scu: asked by us of destinations) and state.",
@@ -268,6 +303,17 @@ STORAGE_FULL = MonitorGauge(
     "Seconds until new images are refused if the disk fills as in the last hour; +Inf if it does not fill.",
     (),
 )
+
+
+def delivery_status(status: int | None) -> str:
+    """The word of `DELIVERY_STATUSES` for a DIMSE status (PS3.4 table B.2-1, PS3.7 annex C)."""
+    if status is None:
+        return "none"
+    digits = f"{status:04X}"
+    for word in (digits, f"{digits[:2]}xx", f"{digits[0]}xxx"):
+        if word in DELIVERY_STATUSES:
+            return word
+    return "other"
 
 
 def commitment_reason(reason: int) -> str:
