@@ -12,7 +12,7 @@ from hashlib import sha256
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from tests.dicom_samples import CtSeries, ct_image
+from tests.dicom_samples import CtSeries, ct_image, sample_uid
 from tools.campaigns.raw_sender import Object
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -24,12 +24,13 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 def raw_object(syntax: str, name: str, *, study: str = "study", pixel_bytes: int = 512) -> Object:
-    """A CT image in `syntax` with random bytes for pixels; its UIDs depend on `study` and `name` alone.
+    """A CT image of the one series of `study`, with random bytes for pixels; `name` decides its UID.
 
     It begins with a group length, which is wrong, and ends with padding (PS3.5 sections 7.2 and 7.6), so
     that it cannot be decoded and encoded again without a change of its bytes.
     """
-    image = ct_image(CtSeries(rows=8, columns=8, study=study, series=name), 0)
+    image = ct_image(CtSeries(rows=8, columns=8, study=study), 0)
+    image.SOPInstanceUID = sample_uid("raw", study, name)
     del image.PixelData
     order = ">" if syntax == BIG_ENDIAN else "<"
     header = DicomBytesIO()

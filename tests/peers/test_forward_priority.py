@@ -1,0 +1,106 @@
+"""What is urgent goes first and says so, seen on the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.capture import captured, store_requests
+from tests.support.pacs import StoreScp
+from tests.support.processes import wait_until
+from tests.support.raw_objects import EXPLICIT, raw_object
+from tests.support.running import RunningAppliance
+from tests.support.settling import finish, metric, take_in
+from tools.campaigns.raw_sender import Object, read_object, send_raw
+from tools.simulate.head_series import write_series
+
+pytestmark = pytest.mark.slow
+
+STUDIES, OBJECTS = 20, 100
+"""The backlog: so many studies with so many small objects each, none of which a model takes."""
+AHEAD = 100
+"""How many objects of the backlog may leave before the urgent ones: two batches that were begun."""
+MEDIUM, HIGH = 0, 1
+SETTINGS = {
+    "pipelines": [{"model": "head-ct-triage", "destinations": ["pacs"]}],
+    "delivery": {"retry_minimum_s": 0.2, "retry_maximum_s": 1.0},
+}
+
+
+@pytest.fixture
+def bleed(tmp_path: Path) -> list[Object]:
+    """A study in which the model finds something."""
+    paths = write_series(tmp_path / "bleed", seed=1, bleed=True, slices=16, size=256)
+    return [read_object(path) for path in paths]
+
+
+@pytest.fixture
+def clear(tmp_path: Path) -> list[Object]:
+    """A study in which it finds nothing, and reports so."""
+    paths = write_series(tmp_path / "clear", seed=1, bleed=False, slices=16, size=256)
+    return [read_object(path) for path in paths]
+
+
+def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
+    tmp_path: Path, bleed: list[Object], clear: list[Object]
+) -> None:
+    backlog = [
+        raw_object(EXPLICIT, str(number), study=str(study))
+        for study in range(STUDIES)
+        for number in range(OBJECTS)
+    ]
+    originals = [*backlog, *clear, *bleed]
+    pacs = StoreScp(tmp_path / "pacs")
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=pacs.port, settings=SETTINGS)
+    capture = tmp_path / "capture.pcapng"
+    try:
+        appliance.start()
+        take_in(appliance, len(originals), lambda: send_raw(appliance.port, originals))
+        wait_until(lambda: metric(appliance, "appliance_jobs", 'state="done"') == 2, 90, "the bleed is found")
+        with captured(pacs.port, capture):
+            pacs.start()
+            finish(appliance)
+    finally:
+        appliance.stop()
+        pacs.stop()
+    requests = store_requests(pacs.port, capture)
+    sent = [request.sop_instance_uid for request in requests]
+    flagged_study = Study(pacs, bleed)
+    quiet_study = Study(pacs, clear)
+    assert flagged_study.modalities == {"SR", "OT"}
+    assert quiet_study.modalities == {"SR"}
+    assert set(sent) == uids(originals) | flagged_study.results | quiet_study.results
+
+    positions = sorted(map(sent.index, flagged_study.results))
+    assert len(uids(backlog) & set(sent[: positions[-1]])) <= AHEAD, "the results overtake the backlog"
+    assert flagged_study.key_images
+    assert flagged_study.key_images <= set(sent[: positions[0]]), "but not the image that they are about"
+
+    urgent = {request.sop_instance_uid for request in requests if request.priority == HIGH}
+    assert urgent == uids(bleed) | flagged_study.results
+    assert {request.priority for request in requests} == {MEDIUM, HIGH}
+
+
+class Study:
+    """What the PACS got about the study of some originals, apart from these."""
+
+    def __init__(self, pacs: StoreScp, originals: list[Object]) -> None:
+        images = pacs.datasets()
+        study = images[originals[0].sop_instance_uid].StudyInstanceUID
+        found = {
+            uid: image
+            for uid, image in images.items()
+            if image.StudyInstanceUID == study and uid not in uids(originals)
+        }
+        self.results = set(found)
+        self.modalities = {str(image.Modality) for image in found.values()}
+        self.key_images = {
+            str(item.ReferencedSOPInstanceUID)
+            for image in found.values()
+            for item in image.get("SourceImageSequence", [])
+        }
+
+
+def uids(objects: list[Object]) -> set[str]:
+    return {one.sop_instance_uid for one in objects}
