@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from appliance.config.destinations import kind_of
 from appliance.config.schema import Config, Listener, Monitor
 from appliance.config.values import EVERY_ADDRESS, TLS_PORT
 from appliance.domain.errors import Misconfigured
@@ -133,19 +134,29 @@ def _validate_sections(document: _Document, folder: Path) -> dict[str, Any]:
             sections[name] = adapter.validate_python(document.values[name], context={"folder": folder})
         except ValidationError as error:
             for details in error.errors():
-                location = (name, *(part for part in details["loc"] if part != "[key]"))
-                document.mistake(location, _sentence(details, setting.annotation))
+                place = _place(name, details["loc"])
+                document.mistake((name, *place), _sentence(details, place, setting.annotation))
     return sections
 
 
-def _sentence(details: ErrorDetails, section: object) -> str:
+def _place(section: str, location: Location) -> Location:
+    """Where a mistake stands in its section of the file."""
+    if section == "destinations":
+        # The second part is the kind, by which the class was chosen.
+        location = (*location[:1], *location[2:])
+    return tuple(part for part in location if part != "[key]")
+
+
+def _sentence(details: ErrorDetails, place: Location, section: object) -> str:
     """What is wrong, in words that follow `path: `."""
     value, context = details["input"], details.get("ctx", {})
     match details["type"]:
         case "missing":
             return "is required"
         case "extra_forbidden":
-            return _unknown(str(details["loc"][-1]), _known_settings(section, details["loc"]))
+            return _unknown(str(place[-1]), _known_settings(section, details["loc"]))
+        case "union_tag_invalid":
+            return f"{context['tag']!r} is not a kind of destination: one of {context['expected_tags']}"
         case "value_error":
             return str(context["error"])
         case "greater_than_equal" | "greater_than":
@@ -177,11 +188,20 @@ def _known_settings(section: object, location: Location) -> Iterable[str]:
     for part in location[:-1]:
         if isinstance(current, type) and issubclass(current, BaseModel):
             current = current.model_fields[str(part)].annotation if part in current.model_fields else None
+        elif kinds := _by_tag(current):
+            current = kinds.get(part)
         else:
             current = next(iter(reversed(getattr(current, "__args__", (None,)))), None)
     if isinstance(current, type) and issubclass(current, BaseModel):
         return current.model_fields
     return ()
+
+
+def _by_tag(annotation: object) -> dict[str | int, object]:
+    """The classes of a union whose members are told apart by tags; none of anything else."""
+    union = get_args(annotation)[0] if get_origin(annotation) is Annotated else None
+    members = [get_args(member) for member in get_args(union) if get_origin(member) is Annotated]
+    return {mark.tag: kind for kind, *marks in members for mark in marks if isinstance(mark, Tag)}
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -191,7 +211,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 def _check_destination_names(document: _Document, sections: dict[str, Any]) -> None:
     # From the file itself: a destination with a mistake in it is still a known name.
-    known = {str(name) for name in _group(document.values, "destinations")}
+    destinations = _group(document.values, "destinations")
+    known = {str(name) for name in destinations}
     used: list[tuple[Location, str]] = []
     for index, name in enumerate(sections.get("originals") or []):
         used.append((("originals", index), name))
@@ -201,6 +222,8 @@ def _check_destination_names(document: _Document, sections: dict[str, Any]) -> N
     for location, name in used:
         if name not in known:
             document.mistake(location, f"{name!r} is not the name of a destination")
+        elif location[0] == "originals" and kind_of(destinations[name]) != "dicom":
+            document.mistake(location, f"{name!r} is not a DICOM destination, so it cannot get originals")
 
 
 def _check_rules(document: _Document, sections: dict[str, Any]) -> None:

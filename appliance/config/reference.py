@@ -27,7 +27,8 @@ site.yaml` names every mistake in it without starting anything. A setting that i
 mistake. Paths are relative to the folder of the file. `config/schema.json` is the same as a JSON
 Schema, for editors that complete and check YAML.
 
-`*` stands for a name that you choose, `[]` for each item of a list.
+`*` stands for a name that you choose, `[]` for each item of a list; the settings behind `*:hl7` are those of
+a destination of this kind.
 
 The smallest useful file:
 
@@ -85,12 +86,25 @@ def _settings(schema: dict[str, Any]) -> Iterator[_Setting]:
                 child.get("description", target.get("description", "")),
             )
             items = _resolve(target.get("items", {}), definitions)
-            values = _resolve(_values(target), definitions)
-            for inner, suffix in ((target, "."), (items, "[]."), (values, ".*.")):
+            insides = [(target, "."), (items, "[].")]
+            insides += [(inner, f"{suffix}.") for inner, suffix in _by_name(target, definitions)]
+            for inner, suffix in insides:
                 if "properties" in inner:
                     yield from walk(inner, place + suffix)
 
     yield from walk(schema, "")
+
+
+def _by_name(
+    node: dict[str, Any], definitions: dict[str, dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """What may stand under a free name, and how its place is written: one entry for each kind of it."""
+    values = _resolve(_values(node), definitions)
+    if "oneOf" not in values:
+        yield values, ".*"
+    for choice in values.get("oneOf", []):
+        kind = _resolve(choice, definitions)
+        yield kind, f".*:{kind['properties']['kind']['const']}"
 
 
 def _values(node: dict[str, Any]) -> Any:
@@ -122,6 +136,8 @@ def _kind(node: dict[str, Any], target: dict[str, Any], definitions: dict[str, d
         return f"list of {_kind(target['items'], items, definitions)}"
     if target.get("type") == "object":
         values = _values(target)
+        if isinstance(values, dict) and "oneOf" in values:
+            return "by name: settings of one kind"
         if isinstance(values, dict):
             return f"by name: {_kind(values, _resolve(values, definitions), definitions)}"
         return "settings"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.config.commitment import Commitment
+from appliance.config.destinations import Destination, DicomDestination, MessageDestination
 from appliance.config.section import Section
-from appliance.config.tls import DestinationTLS, ListenerTLS
+from appliance.config.tls import ListenerTLS
 from appliance.config.values import (
     DEFAULT_QUIET_S,
     AETitle,
@@ -117,65 +117,6 @@ class Storage(Section):
     )
 
 
-class Only(Section):
-    """Narrows what a destination gets. An empty list means any; of each other list one entry must fit."""
-
-    modality: list[str] = Field(
-        default=[], description="Modality (0008,0060) of the original, or of the source of the result."
-    )
-    station_name: list[str] = Field(
-        default=[], description="Station Name (0008,1010) of the original, or of the source of the result."
-    )
-    called_ae_title: list[AETitle] = Field(
-        default=[], description="The appliance's title that the scanner called when it sent the images."
-    )
-    model: list[str] = Field(default=[], description="Results only: id of the model package.")
-    outcome: list[Literal["positive", "negative", "enhanced", "not_analysed"]] = Field(
-        default=[], description="Results only: what the model said."
-    )
-
-    def fits_source(self, modality: str, station_name: str, called_ae_title: str) -> bool:
-        """Whether originals of this source fit, and results made of them as far as the source decides."""
-        return (
-            _allows(self.modality, modality)
-            and _allows(self.station_name, station_name)
-            and _allows(self.called_ae_title, called_ae_title)
-        )
-
-    def fits_result(self, model: str, outcome: str) -> bool:
-        """Whether a result of this model with this outcome fits, as far as these decide."""
-        return _allows(self.model, model) and _allows(self.outcome, outcome)
-
-
-def _allows(entries: Sequence[str], value: str) -> bool:
-    return not entries or value in entries
-
-
-class DicomDestination(Section):
-    """A DICOM node that receives originals, results or both."""
-
-    kind: Literal["dicom"] = Field(default="dicom", description="Kind of destination.")
-    ae_title: AETitle = Field(description="AE title of the destination.")
-    host: Host = Field(description="Host name or address of the destination.")
-    port: Port = Field(description="TCP port of the destination.")
-    required: bool = Field(
-        default=True, description="Retention and storage commitment wait for this destination."
-    )
-    commitment: bool = Field(
-        default=False,
-        description="Ask the destination to commit what it has stored (PS3.4 annex J). It reports to the "
-        "appliance's listener, which has to accept its AE title.",
-    )
-    tls: DestinationTLS | None = Field(default=None, description="TLS to the destination. Left out: no TLS.")
-    only: Only = Field(
-        default_factory=Only,
-        description="Narrows what this destination gets of the originals and results that go to it.",
-    )
-    associations: Annotated[int, Field(ge=1, le=16)] | None = Field(
-        default=None, description="Associations at the same time instead of `delivery.associations`."
-    )
-
-
 class Match(Section):
     """Narrows what the model takes. An empty list means any."""
 
@@ -193,6 +134,12 @@ class ResultObjects(Section):
     sr: list[Told] = Field(default=["positive", "negative"], description="Structured Report.")
     sc: list[Told] = Field(
         default=["positive"], description="Secondary Capture: a card for people to look at."
+    )
+    message: list[Literal["positive", "negative"]] = Field(
+        default=["positive"],
+        description="Messages to HL7, UPS and webhook destinations, of positives if they are urgent (ACR "
+        "category 1 or 2). UPS destinations are told of positives only. Whoever was told of a positive "
+        "is told as well when more images make it a negative.",
     )
 
     def kinds(self, outcome: str) -> frozenset[str]:
@@ -305,7 +252,7 @@ class Config(Section):
     station: Station = Field(description="Who the appliance is.")
     listener: Listener = Field(default_factory=Listener, description="Where images are received.")
     storage: Storage = Field(description="Where images, results and the journal are kept.")
-    destinations: dict[Name, DicomDestination] = Field(
+    destinations: dict[Name, Destination] = Field(
         default={}, description="Where images and results go, by name."
     )
     originals: list[str] | None = Field(
@@ -339,7 +286,25 @@ class Config(Section):
         """Names of the destinations that get the originals, each as far as its rules let it."""
         if self.originals is not None:
             return tuple(self.originals)
-        return tuple(name for name, destination in self.destinations.items() if destination.kind == "dicom")
+        return tuple(self.dicom_destinations)
+
+    @property
+    def dicom_destinations(self) -> dict[str, DicomDestination]:
+        """The destinations that are sent objects, by name."""
+        return {
+            name: settings
+            for name, settings in self.destinations.items()
+            if isinstance(settings, DicomDestination)
+        }
+
+    @property
+    def message_destinations(self) -> dict[str, MessageDestination]:
+        """The destinations that are told of findings, by name."""
+        return {
+            name: settings
+            for name, settings in self.destinations.items()
+            if isinstance(settings, MessageDestination)
+        }
 
     @property
     def duties(self) -> dict[str, Duty]:

@@ -7,6 +7,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
@@ -35,6 +36,18 @@ def _ae_title(value: object) -> object:
 def _host(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:%-]+", value):
         raise ValueError(f"{value!r} is not a valid host name or address")
+    return value
+
+
+def _url(value: object) -> object:
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and value.isascii() else None
+        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname)
+        valid = valid and parts is not None and parts.username is None and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\s#]", str(value)):
+        raise ValueError(f"{value!r} is not a valid address, such as https://ris.example/findings")
     return value
 
 
@@ -87,6 +100,7 @@ def stable_serial() -> str:
 Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_port)]
 AETitle = Annotated[str, Field(min_length=1, max_length=16), BeforeValidator(_ae_title)]
 Host = Annotated[str, Field(min_length=1), BeforeValidator(_host)]
+Url = Annotated[str, BeforeValidator(_url)]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
 Network = Annotated[
     IPv4Network | IPv6Network,

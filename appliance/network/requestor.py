@@ -15,6 +15,7 @@ from pynetdicom.events import EventHandlerType
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
+from appliance.config.destinations import DicomNode
 from appliance.config.schema import Config
 from appliance.domain.errors import TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -55,12 +56,13 @@ class Peer:
 
 
 def peer_of(config: Config, name: str) -> Peer:
-    """The destination that the configuration calls `name`.
+    """The DICOM peer that the configuration calls `name`.
 
     Raises:
         Misconfigured: its TLS files cannot be used.
     """
     destination, tls = config.destinations[name], None
+    assert isinstance(destination, DicomNode)
     if destination.tls is not None:
         files = destination.tls
         tls = client_context(f"destinations.{name}.tls", files.certificate, files.key, files.ca)

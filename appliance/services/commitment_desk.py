@@ -32,7 +32,7 @@ class CommitmentDesk:
     def __init__(self, config: Config) -> None:
         # What is answered with success must survive a power cut.
         self._journal = Journal(config.journal_path, "FULL")
-        self._destinations = config.destinations
+        self._destinations = config.dicom_destinations
         self._run_directory = config.run_directory
         delivery = config.delivery
         self._persistence = Persistence(

@@ -64,7 +64,7 @@ class Receiver:
         self._spool = storage.originals
         self._quarantine = storage.quarantine
         self._indexer = indexer
-        self._committing = {one.ae_title for one in config.destinations.values() if one.commitment}
+        self._committing = {one.ae_title for one in config.dicom_destinations.values() if one.commitment}
         self._minimum_free = config.storage.minimum_free_mb * 2**20
         self._device_uid = station_device_uid(config.station.device_serial)
 

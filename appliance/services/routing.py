@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from appliance.config.schema import Config, Only
+from appliance.config.destinations import Only
+from appliance.config.schema import Config
 from appliance.dicom.header import Facts
 
 

@@ -52,7 +52,7 @@ def problems(site: Path, text: str) -> list[str]:
 def test_the_contract_file_works_as_it_stands(site: Path) -> None:
     config = read(site, CONTRACT)
     assert config.station.ae_title == "EDGE"
-    assert config.destinations["pacs"].port == 11113
+    assert config.dicom_destinations["pacs"].port == 11113
     assert [pipeline.model for pipeline in config.pipelines] == ["ct-denoise", "head-ct-triage"]
     assert config.originals_destinations == ("pacs",)
 
