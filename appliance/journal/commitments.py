@@ -28,8 +28,7 @@ class Commitment:
     """A request of a scanner. `age_s` is how long it has been in its state; `attempts` is of reporting."""
 
     id: int
-    calling_ae_title: str
-    address: str
+    origin: Origin
     transaction_uid: str
     age_s: float
     attempts: int
@@ -70,11 +69,12 @@ def _insert(
 ) -> None:
     now = boot_seconds()
     cursor = connection.execute(
-        "INSERT INTO commitments (calling_ae_title, transaction_uid, address, state, since_s, due_s,"
-        " requested_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO commitments (calling_ae_title, transaction_uid, called_ae_title, address, state,"
+        " since_s, due_s, requested_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             origin.calling_ae_title,
             transaction_uid,
+            origin.called_ae_title,
             origin.address,
             COMMITMENT.initial,
             now,
@@ -98,8 +98,7 @@ def due(connection: sqlite3.Connection, state: str) -> list[Commitment]:
     return [
         Commitment(
             row["id"],
-            row["calling_ae_title"],
-            row["address"],
+            Origin(row["calling_ae_title"], row["called_ae_title"], row["address"]),
             row["transaction_uid"],
             now - row["since_s"],
             row["attempts"],
@@ -188,7 +187,7 @@ def postpone(connection: sqlite3.Connection, commitment: Commitment, reason: str
     )
     connection.execute(
         "UPDATE commitments SET due_s = max(due_s, ?) WHERE calling_ae_title = ? AND state = 'ready'",
-        (boot_seconds() + delay_s, commitment.calling_ae_title),
+        (boot_seconds() + delay_s, commitment.origin.calling_ae_title),
     )
 
 

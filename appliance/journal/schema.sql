@@ -244,6 +244,7 @@ CREATE TABLE IF NOT EXISTS commitments (
     id INTEGER PRIMARY KEY,
     calling_ae_title TEXT NOT NULL,
     transaction_uid TEXT NOT NULL,
+    called_ae_title TEXT NOT NULL,
     address TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('requested', 'ready', 'reported', 'failed')),
     attempts INTEGER NOT NULL DEFAULT 0,        -- of reporting
@@ -283,15 +284,22 @@ CREATE TABLE IF NOT EXISTS commitment_transaction_items (
     PRIMARY KEY (transaction_id, delivery_id)
 ) STRICT, WITHOUT ROWID;
 
--- What a destination has stored and is to commit; the row goes once it has.
+-- The destinations that are to commit what they store, as the forwarder's configuration says.
+CREATE TABLE IF NOT EXISTS committing (destination TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+-- What such a destination has stored and is to commit; the row goes once it has.
 CREATE TABLE IF NOT EXISTS uncommitted (
     delivery_id INTEGER PRIMARY KEY REFERENCES deliveries (id),
     destination TEXT NOT NULL,
     transaction_id INTEGER REFERENCES commitment_transactions (id), -- the one that it is in now
     attempts INTEGER NOT NULL DEFAULT 0,        -- how often the destination said no
-    due_s REAL,                                 -- when to ask; none while in a transaction, sent again or given up
+    due_s REAL DEFAULT 0,                       -- when to ask; none while in a transaction or given up
     reason INTEGER                              -- the last Failure Reason (0008,1197)
 ) STRICT;
+CREATE TRIGGER IF NOT EXISTS delivery_uncommitted AFTER UPDATE OF state ON deliveries
+WHEN new.state = 'stored' AND EXISTS (SELECT 1 FROM committing WHERE destination = new.destination) BEGIN
+    INSERT OR IGNORE INTO uncommitted (delivery_id, destination) VALUES (new.id, new.destination);
+END;
 CREATE INDEX IF NOT EXISTS uncommitted_due ON uncommitted (destination, due_s) WHERE due_s IS NOT NULL;
 CREATE INDEX IF NOT EXISTS uncommitted_by_transaction ON uncommitted (transaction_id)
     WHERE transaction_id IS NOT NULL;

@@ -40,19 +40,8 @@ class Answered:
     failures: Counter[int] = field(default_factory=Counter)
 
 
-def await_commitment(
-    connection: sqlite3.Connection, delivery_id: int, destination: str, *, delay_s: float
-) -> None:
-    """A destination has stored an object: it is to be asked after `delay_s` whether it has committed it."""
-    connection.execute(
-        "INSERT INTO uncommitted (delivery_id, destination, due_s) VALUES (?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET due_s = excluded.due_s, transaction_id = NULL",
-        (delivery_id, destination, boot_seconds() + delay_s),
-    )
-
-
 def resume(connection: sqlite3.Connection, destinations: Collection[str]) -> None:
-    """Take up what a process that ended left behind. `destinations` are those that are to commit.
+    """Take up what a process that ended left behind. `destinations` are those that are to commit from now on.
 
     Nobody knows whether a transaction that was made was ever asked, so its instances are asked about under
     a new name. So is what was given up, and what was stored when the destination was not to commit.
@@ -63,38 +52,35 @@ def resume(connection: sqlite3.Connection, destinations: Collection[str]) -> Non
     for row in open_transactions:
         if row["state"] == "made" or row["destination"] not in destinations:
             expire(connection, row["id"], delay_s=0.0)
-    places = ", ".join("?" * len(destinations))
-    connection.execute(f"DELETE FROM uncommitted WHERE destination NOT IN ({places})", (*destinations,))
-    for destination in destinations:
-        connection.execute(
-            "INSERT INTO uncommitted (delivery_id, destination, due_s)"
-            " SELECT d.id, d.destination, ? FROM files f"
-            " CROSS JOIN deliveries d ON d.destination = ? AND d.spool_key = f.spool_key"
-            " WHERE f.state = 'kept' AND d.state = 'stored'"
-            " ON CONFLICT DO UPDATE SET attempts = 0, due_s = excluded.due_s"
-            " WHERE due_s IS NULL AND transaction_id IS NULL",
-            (boot_seconds(), destination),
-        )
+    connection.execute("DELETE FROM committing")
+    connection.executemany("INSERT INTO committing VALUES (?)", [(name,) for name in destinations])
+    connection.execute(
+        "DELETE FROM uncommitted WHERE destination NOT IN (SELECT destination FROM committing)"
+    )
+    connection.execute(
+        "INSERT INTO uncommitted (delivery_id, destination)"
+        " SELECT d.id, d.destination FROM files f CROSS JOIN committing c"
+        " JOIN deliveries d ON d.destination = c.destination AND d.spool_key = f.spool_key"
+        " WHERE f.state = 'kept' AND d.state = 'stored'"
+        " ON CONFLICT DO UPDATE SET attempts = 0, due_s = 0 WHERE due_s IS NULL AND transaction_id IS NULL"
+    )
 
 
-def make(
-    connection: sqlite3.Connection, destination: str, *, limit: int, gather_s: float
-) -> Transaction | None:
-    """Make a transaction of what is due at a destination, if anything is, and of what soon will be."""
-    now = boot_seconds()
-    rows = connection.execute(
-        "SELECT u.delivery_id, u.due_s, d.sop_class_uid, d.sop_instance_uid FROM uncommitted u"
-        " JOIN deliveries d ON d.id = u.delivery_id"
-        " WHERE u.destination = ? AND u.due_s <= ? ORDER BY u.due_s LIMIT ?",
-        (destination, now + gather_s, limit),
-    ).fetchall()
-    if not rows or rows[0]["due_s"] > now:
+def due(connection: sqlite3.Connection, destination: str, *, limit: int) -> int:
+    """How many objects a destination is to be asked about now; counts no further than `limit`."""
+    return len(_due(connection, destination, limit))
+
+
+def make(connection: sqlite3.Connection, destination: str, *, limit: int) -> Transaction | None:
+    """Make a transaction of what is due at a destination, if anything is."""
+    rows = _due(connection, destination, limit)
+    if not rows:
         return None
     transaction_uid = f"2.25.{uuid.uuid4().int}"
     cursor = connection.execute(
         "INSERT INTO commitment_transactions (destination, transaction_uid, state, since_s, made_at)"
         " VALUES (?, ?, ?, ?, ?)",
-        (destination, transaction_uid, TRANSACTION.initial, now, wall_time()),
+        (destination, transaction_uid, TRANSACTION.initial, boot_seconds(), wall_time()),
     )
     transaction_id = cursor.lastrowid
     assert transaction_id is not None
@@ -108,17 +94,31 @@ def make(
     return Transaction(transaction_id, transaction_uid, tuple(references))
 
 
+def _due(connection: sqlite3.Connection, destination: str, limit: int) -> list[sqlite3.Row]:
+    return connection.execute(
+        "SELECT u.delivery_id, d.sop_class_uid, d.sop_instance_uid FROM uncommitted u"
+        " JOIN deliveries d ON d.id = u.delivery_id"
+        " WHERE u.destination = ? AND u.due_s <= ? AND d.state = 'stored' ORDER BY u.due_s LIMIT ?",
+        (destination, boot_seconds(), limit),
+    ).fetchall()
+
+
 def asked(connection: sqlite3.Connection, transaction: Transaction) -> None:
     """The destination has taken the request. Its report may have been faster."""
     row = connection.execute(
         "SELECT state FROM commitment_transactions WHERE id = ?", (transaction.id,)
     ).fetchone()
-    if row["state"] == TRANSACTION.initial:
+    if row["state"] == "made":
         _move(connection, transaction.id, "ask")
 
 
 def expire(connection: sqlite3.Connection, transaction_id: int, *, delay_s: float) -> None:
-    """Nobody counts on a report any more: ask anew, under another name, after `delay_s`."""
+    """Nobody counts on a report any more, if it has not come: ask under a new name after `delay_s`."""
+    row = connection.execute(
+        "SELECT state FROM commitment_transactions WHERE id = ?", (transaction_id,)
+    ).fetchone()
+    if row["state"] == "answered":
+        return
     _move(connection, transaction_id, "expire")
     connection.execute(
         "UPDATE uncommitted SET transaction_id = NULL, due_s = ? WHERE transaction_id = ?",
@@ -187,14 +187,13 @@ def _commit(connection: sqlite3.Connection, delivery_id: int) -> None:
 def _refuse(connection: sqlite3.Connection, item: sqlite3.Row, reason: int, persistence: Persistence) -> None:
     """A no to one delivery: send it again, ask again, or leave it to a person."""
     attempts = item["attempts"] + 1
-    delay_s = persistence.delay_s(attempts)
-    due_s: float | None = boot_seconds() + delay_s
+    due_s: float | None = boot_seconds() + persistence.delay_s(attempts)
     if attempts >= persistence.maximum_attempts:
         due_s = None
     elif reason in SEND_AGAIN and is_kept(connection, item["spool_key"]):
-        move(connection, DELIVERY, item["id"], "lost", detail=f"0x{reason:04X}")
+        # It is asked about again once it is stored again.
         connection.execute("UPDATE deliveries SET due_s = ? WHERE id = ?", (due_s, item["id"]))
-        due_s = None
+        move(connection, DELIVERY, item["id"], "lost", detail=f"0x{reason:04X}")
     connection.execute(
         "UPDATE uncommitted SET transaction_id = NULL, attempts = ?, reason = ?, due_s = ?"
         " WHERE delivery_id = ?",

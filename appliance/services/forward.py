@@ -9,10 +9,14 @@ from appliance.config.schema import Config
 from appliance.destinations import DESTINATIONS
 from appliance.domain.errors import ApplianceError
 from appliance.domain.policy import CircuitState
-from appliance.journal import deliveries, summary
+from appliance.journal import deliveries, summary, transactions
 from appliance.observe.process import Process
 from appliance.services.circuit import CircuitBreaker
+from appliance.services.commitment_desk import CommitmentDesk
+from appliance.services.commitment_report import Reporter
+from appliance.services.commitment_request import Asker
 from appliance.services.ledger import Ledger
+from appliance.services.looker import Looker
 from appliance.services.sending import LOOK_S, Worker
 from appliance.services.storage import Storage
 
@@ -59,8 +63,10 @@ def serve(config: Config, process: Process) -> None:
     workers = [
         worker for name in config.destinations for worker in Line(name, config, storage, ledger).workers
     ]
-    for worker in workers:
-        worker.start()
+    lookers = commitment_lookers(config, storage)
+    threads: list[Worker | Looker] = [*workers, *lookers]
+    for thread in threads:
+        thread.start()
     process.ready()
     while not process.stopping.is_set():
         process.wait(LOOK_S)
@@ -71,11 +77,28 @@ def serve(config: Config, process: Process) -> None:
             if not worker.is_alive:
                 raise ApplianceError(f"a fault ended the worker of destination {worker.name}; see above")
             worker.ring()
-    for worker in workers:
-        worker.stop()
-    for worker in workers:
-        worker.join(_DRAIN_S)
+        for looker in lookers:
+            if not looker.is_alive:
+                raise ApplianceError(f"a fault ended {looker.name}; see above")
+            looker.ring()
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join(_DRAIN_S)
     ledger.close(_DRAIN_S)
+
+
+def commitment_lookers(config: Config, storage: Storage) -> list[Looker]:
+    """The threads that ask destinations to commit, and the one that tells scanners."""
+    journal = storage.journal
+    names = [name for name, duty in config.duties.items() if duty.commits]
+    with journal.write() as connection:
+        transactions.resume(connection, names)
+    desk = CommitmentDesk(config)
+    askers = [
+        Looker(f"commitment-{name}", Asker(name, config, journal, desk).look, journal) for name in names
+    ]
+    return [*askers, Looker("commitment-reports", Reporter(config, journal).look, journal)]
 
 
 def take_back(config: Config, storage: Storage) -> None:
