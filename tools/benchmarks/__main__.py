@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.benchmarks import forward, receive, spool
+from tools.benchmarks import forward, outbox, receive, spool
 from tools.benchmarks.receivers import STORESCP, NotStarted
 from tools.benchmarks.report import DOCUMENT, Report, show, write_document
 from tools.benchmarks.sender import DCMSEND, NotSent
@@ -42,6 +42,9 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> Report:
     if arguments.kind == "spool":
         command += f" --objects {arguments.objects}"
         return spool.benchmark(folder, objects=arguments.objects, command=command)
+    if arguments.kind == "outbox":
+        command += f" --pending {arguments.pending}"
+        return outbox.benchmark(folder, pending=arguments.pending, command=command)
     command += f" --runs {arguments.runs} --images {arguments.images}"
     if arguments.kind == "forward":
         return forward.benchmark(
@@ -70,7 +73,9 @@ def _arguments() -> argparse.Namespace:
     )
     spooling = kinds.add_parser("spool", help="ways to make a file durable")
     spooling.add_argument("--objects", type=int, default=200, help="files of 525 kB for each way")
-    for one in (receiving, forwarding, spooling):
+    waiting = kinds.add_parser("outbox", help="what the journal allows the forwarder")
+    waiting.add_argument("--pending", type=int, default=1_000_000, help="originals that wait")
+    for one in (receiving, forwarding, spooling, waiting):
         one.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
         one.add_argument("--document", action="store_true", help=f"put the tables into {DOCUMENT.name}")
         one.add_argument(
