@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 from pydicom.filereader import read_file_meta_info
 
 from appliance.network.negotiation import PREFERRED_SYNTAXES
-from tests.support.pacs import StoreScp
+from tests.dicom_samples import CtSeries, write_series
+from tests.support.pacs import Orthanc, StoreScp
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy, Trouble
 from tests.support.raw_objects import EXPLICIT, digests, raw_object
 from tests.support.running import RunningAppliance
 from tests.support.scanner import AnySyntaxPacs, data_set_sha256
 from tests.support.settling import metric, waiting_deliveries
-from tools.campaigns.raw_sender import Object, RawSender, send_raw
+from tools.campaigns.raw_sender import Object, RawSender, read_object, send_raw
 
 pytestmark = pytest.mark.slow
 
@@ -188,3 +190,62 @@ def test_every_syntax_crosses_a_network_that_drops(tmp_path: Path) -> None:
         proxy.stop()
         pacs.stop()
     assert set(pacs.arrived) == set(digests(objects))
+
+
+def test_orthanc_restarts_in_the_middle(orthanc: Orthanc, tmp_path: Path) -> None:
+    # Orthanc encodes again what DCMTK would have encoded otherwise: only such objects can be compared.
+    objects = [read_object(path) for path in write_series(tmp_path / "files", CtSeries(slices=150))]
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=orthanc.port, settings=SETTINGS)
+    try:
+        appliance.start()
+        send_raw(appliance.port, objects[:100])
+        wait_until(lambda: _stored(appliance) > 0, 30, "something has arrived")
+        orthanc.stop()
+        send_raw(appliance.port, objects[100:])
+        wait_until(lambda: waiting_deliveries(appliance) >= 50, 30, "the rest waits")
+        orthanc.start()
+        wait_until(lambda: _stored(appliance) == len(objects), HEALED_S, "everything is delivered")
+    finally:
+        appliance.stop()
+    assert Counter(map(data_set_sha256, orthanc.save_all(tmp_path / "saved"))) == digests(objects)
+
+
+class Moods:
+    """Answers of a PACS: what it says to some objects, each time or only the first times."""
+
+    def __init__(self, always: Mapping[str, int], at_first: Mapping[str, int], times: int) -> None:
+        self._always, self._at_first, self._times = always, at_first, times
+        self.asked: Counter[str] = Counter()
+
+    def __call__(self, uid: str) -> int:
+        self.asked[uid] += 1
+        if self.asked[uid] <= self._times:
+            return self._at_first.get(uid, self._always.get(uid, 0x0000))
+        return self._always.get(uid, 0x0000)
+
+
+def test_each_status_does_what_it_means(tmp_path: Path) -> None:
+    objects = [raw_object(EXPLICIT, str(number), pixel_bytes=SMALL_BYTES) for number in range(24)]
+    uids = [one.sop_instance_uid for one in objects]
+    permanent = {uids[2]: 0xA900, uids[5]: 0xC000, uids[7]: 0x0122, uids[8]: 0xA901}
+    warnings = {uids[3]: 0xB000, uids[9]: 0xB006, uids[10]: 0xB007}
+    for_now = {uids[0]: 0xA700, uids[6]: 0xA700}
+    moods = Moods({**permanent, **warnings}, for_now, times=3)
+    pacs = AnySyntaxPacs(moods)
+    appliance = RunningAppliance(tmp_path, pacs_port=pacs.port, settings=SETTINGS)
+    try:
+        appliance.start()
+        send_raw(appliance.port, objects)
+        wait_until(lambda: _stored(appliance) == 20, HEALED_S, "all but the refused ones are delivered")
+        status = appliance.status()
+    finally:
+        appliance.stop()
+        pacs.stop()
+    assert pacs.arrived == digests(one for one in objects if one.sop_instance_uid not in permanent)
+    states = {row["state"]: row["count"] for row in status["outbox"] if row["count"]}
+    assert states == {"stored": 20, "rejected": len(permanent)}, (
+        "each refused object waits alone for a person"
+    )
+    assert {moods.asked[uid] for uid in permanent} == {1}
+    assert {moods.asked[uid] for uid in warnings} == {1}, "a warning means that it is stored"
+    assert {moods.asked[uid] for uid in for_now} == {4}
