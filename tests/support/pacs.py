@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydicom import Dataset, dcmread
@@ -74,12 +75,23 @@ class StoreScp:
 
 
 class Orthanc:
-    """An Orthanc server with its own configuration, storage and ports in `folder`."""
+    """An Orthanc server with its own configuration, storage and ports in `folder`.
 
-    def __init__(self, folder: Path, *, ae_title: str = "PACS") -> None:
+    `knows` are the ports on this machine of the peers that it may call, by AE title.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ae_title: str = "PACS",
+        knows: Mapping[str, int] = MappingProxyType({}),
+        port: int | None = None,
+    ) -> None:
         self.folder = folder
+        self._knows = knows
         self.ae_title = ae_title
-        self.port = free_port()
+        self.port = port or free_port()
         self.http_port = free_port()
         self._program = program("/usr/sbin/Orthanc", "orthanc")
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,6 +112,7 @@ class Orthanc:
             "DicomAlwaysAllowStore": True,
             "UnknownSopClassAccepted": True,
             "OverwriteInstances": False,
+            "DicomModalities": {title: [title, "127.0.0.1", port] for title, port in self._knows.items()},
         }
         configuration = self.folder / "orthanc.json"
         configuration.write_text(json.dumps(settings))
@@ -127,6 +140,12 @@ class Orthanc:
     def json(self, path: str) -> Any:
         """Answer of Orthanc's REST interface to GET `path`."""
         return json.loads(self._get(path))
+
+    def post(self, path: str, body: bytes) -> Any:
+        """Answer of Orthanc's REST interface to POST `path`."""
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60) as answer:
+            return json.loads(answer.read())
 
     def save_all(self, folder: Path) -> list[Path]:
         """Write every stored instance, as Orthanc serves it, into `folder`; returns the files."""
