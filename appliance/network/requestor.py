@@ -61,18 +61,15 @@ def peer_of(config: Config, name: str) -> Peer:
     Raises:
         Misconfigured: its TLS files cannot be used.
     """
-    destination, tls = config.destinations[name], None
+    destination = config.destinations[name]
     assert isinstance(destination, DicomNode)
-    if destination.tls is not None:
-        files = destination.tls
-        tls = client_context(f"destinations.{name}.tls", files.certificate, files.key, files.ca)
     return Peer(
         destination.ae_title,
         destination.host,
         destination.port,
         config.station.ae_title,
         config.delivery.dimse_timeout_s,
-        tls,
+        client_context(f"destinations.{name}.tls", destination.tls),
         destination.tls.name if destination.tls else None,
     )
 

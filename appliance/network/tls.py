@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from appliance.config.tls import DestinationTLS
 from appliance.domain.errors import Misconfigured
 
 
@@ -21,16 +22,25 @@ def server_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLCont
     return context
 
 
-def client_context(setting: str, certificate: Path | None, key: Path | None, ca: Path) -> ssl.SSLContext:
-    """For connections to a peer, whose certificate `ca` must have signed for the name that is called.
+def client_context(setting: str, files: DestinationTLS | None) -> ssl.SSLContext | None:
+    """For connections to a destination, whose certificate must be for the name that is called.
 
-    `setting` is where the files are named, for the message.
+    `setting` is where the files are named, for the message. None if no TLS is wanted.
 
     Raises:
         Misconfigured: a file does not fit the others.
     """
+    if files is None:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _configure(context, setting, certificate, key, ca)
+    _configure(context, setting, files.certificate, files.key, files.ca)
+    return context
+
+
+def public_context() -> ssl.SSLContext:
+    """For connections to a server that an authority of this machine vouches for."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
