@@ -19,7 +19,7 @@ from appliance.domain.errors import GiveUp
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.results.attributes import put, quiet
 from appliance.results.derived import derive_images
-from appliance.results.secondary_capture import secondary_capture
+from appliance.results.secondary_capture import secondary_capture, unanalysed_capture
 from appliance.results.structured_report import structured_report, unanalysed_report
 
 
@@ -105,6 +105,9 @@ def _capture(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -
 WRITERS: Mapping[str, Writer] = MappingProxyType({"enhanced": _enhanced, "sr": _report, "sc": _capture})
 """Every kind of result object, in the order in which they are produced."""
 
+UNANALYSED_WRITERS: Mapping[str, Callable[[NotAnalysed, Subject, Sequence[Dataset], Identity], Dataset]]
+UNANALYSED_WRITERS = MappingProxyType({"sr": unanalysed_report, "sc": unanalysed_capture})
+"""The kinds of result objects that can say that there is no answer."""
 
 Numbering = Callable[[str, str, int], int]
 """The series number for (study UID, series UID, wanted number): the wanted one unless something has it."""
@@ -147,11 +150,13 @@ def write_unanalysed(
     Raises:
         GiveUp: the source cannot be referred to.
     """
-    if "sr" in kinds:
-        with _explained("sr"):
-            dataset = unanalysed_report(outcome, subject, sources, identity)
+    for kind, writer in UNANALYSED_WRITERS.items():
+        if kind not in kinds:
+            continue
+        with _explained(kind):
+            dataset = writer(outcome, subject, sources, identity)
             put(dataset, "SeriesNumber", _number(dataset, numbering))
-        yield Produced("sr", False, dataset, identity.station.ae_title)
+        yield Produced(kind, False, dataset, identity.station.ae_title)
 
 
 def _key_images(outcome: Enhanced | Findings, volume: Volume) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ def derive_images(outcome: Enhanced, volume: Volume, identity: Identity) -> Iter
             cells = [pixel_cells(outcome.voxels[index], volume, index) for index in indices]
             put_pixels(image, cells[0] if len(cells) == 1 else np.stack(cells))
             if volume.colour is not None:
+                put(image, "SamplesPerPixel", 3)
                 put(image, "PhotometricInterpretation", "RGB")
                 put(image, "PlanarConfiguration", 0)
             _describe(image, source, _sha256(volume, indices), identity, outcome)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import EnhancedMRImageStorage
 
 from appliance.dicom.outcome import PrivateElement
 from appliance.results.attributes import readable_element
@@ -39,6 +41,30 @@ _DROPPED = frozenset(
 _PALETTE = frozenset(range(0x00281101, 0x00281104)) | frozenset(range(0x00281199, 0x00281224))
 """Palette Color Lookup Tables: our pixels are written as the colours themselves."""
 
+_PULSE_SEQUENCE = frozenset(
+    tag_for_keyword(keyword)
+    for keyword in (
+        "PulseSequenceName",
+        "MRAcquisitionType",
+        "EchoPulseSequence",
+        "MultipleSpinEcho",
+        "MultiPlanarExcitation",
+        "PhaseContrast",
+        "TimeOfFlightContrast",
+        "SteadyStatePulseSequence",
+        "EchoPlanarPulseSequence",
+        "SaturationRecovery",
+        "SpectrallySelectedSuppression",
+        "OversamplingPhase",
+        "GeometryOfKSpaceTraversal",
+        "RectilinearPhaseEncodeReordering",
+        "SegmentedKSpaceTraversal",
+        "CoverageOfKSpace",
+        "NumberOfKSpaceTrajectories",
+    )
+)
+"""What only an original or mixed multi-frame MR image may say (PS3.3 C.8.13.4)."""
+
 
 def kept(source: Dataset, private: tuple[PrivateElement, ...], *, same_grid: bool) -> Dataset:
     """A copy of what the policy keeps of the source, without its pixels.
@@ -46,10 +72,15 @@ def kept(source: Dataset, private: tuple[PrivateElement, ...], *, same_grid: boo
     Private elements repeat stale geometry, thumbnails and protocols: only those of `private` stay.
     """
     image = Dataset()
+    multi_frame_mr = source.SOPClassUID == EnhancedMRImageStorage
     overlays = _separate_overlays(source) if same_grid else frozenset()
     for tag in list(source.keys()):
         overlay = tag.group & 0xFF01 == 0x6000
-        if _is_dropped(tag) or (overlay and tag.group not in overlays):
+        if (
+            _is_dropped(tag)
+            or (multi_frame_mr and tag in _PULSE_SEQUENCE)
+            or (overlay and tag.group not in overlays)
+        ):
             continue
         element = readable_element(source, tag)
         if element is not None:

@@ -1,16 +1,18 @@
-"""The card of a positive finding: a Secondary Capture image that every viewer shows.
+"""The card of an outcome: a Secondary Capture image that every viewer shows.
 
 Nothing about the patient is drawn: viewers overlay it, and burned-in names cannot be removed again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from highdicom.sc import SCImage
 from pydicom import Dataset
 
 from appliance.dicom.codes import NOTICE, NOTICE_SHORT, SOURCE_IMAGE, code_item
-from appliance.dicom.outcome import Findings, Identity
+from appliance.dicom.outcome import Findings, Identity, NotAnalysed, Subject
 from appliance.dicom.uids import result_series_uid, result_uid
 from appliance.dicom.volume import Volume
 from appliance.results.attributes import (
@@ -26,7 +28,8 @@ from appliance.results.attributes import (
     source_value,
     text,
 )
-from appliance.results.card import Card, draw_card
+from appliance.results.card import ALERT, CALM, UNKNOWN, Card, Picture, Score, draw_card
+from appliance.results.display import edges_of, overlay, picture, window_of
 
 SERIES_NUMBER = 9103
 
@@ -35,34 +38,70 @@ _SERIES_TAGS = (0x00180015, 0x00200060, 0x00400275)
 
 
 def secondary_capture(outcome: Findings, volume: Volume, identity: Identity) -> Dataset:
-    """The card as a Secondary Capture Image (PS3.3 A.8.1), RGB with 8 bits."""
-    source = volume.sources[outcome.key_slice]
+    """The card of an answer as a Secondary Capture Image (PS3.3 A.8.1), RGB with 8 bits."""
+    with quiet():
+        capture = _capture(
+            _finding_card(outcome, volume, identity),
+            volume.sources[outcome.key_slice],
+            volume.pixel_sha256,
+            outcome.finding.meaning,
+            identity,
+        )
+        reference = reference_to(volume, outcome.key_slice)
+        put(reference, "PurposeOfReferenceCodeSequence", [code_item(SOURCE_IMAGE)])
+        put(capture, "SourceImageSequence", [reference])
+    return capture
+
+
+def unanalysed_capture(
+    outcome: NotAnalysed, subject: Subject, sources: Sequence[Dataset], identity: Identity
+) -> Dataset:
+    """The card that says that there is no answer, and why."""
+    uids = [str(source.SOPInstanceUID) for source in sources]
+    card = Card(
+        heading=f"Not analysed: {subject.finding.meaning}",
+        remark="No answer. This is not a negative result.",
+        accent=UNKNOWN,
+        pictures=(),
+        score=None,
+        reason=f"Reason: {text(outcome.detail, 600)}",
+        **_origin(sources[0], identity),
+    )
+    with quiet():
+        return _capture(card, sources[0], uids, subject.finding.meaning, identity)
+
+
+def _capture(card: Card, source: Dataset, hashes: Sequence[str], finding: str, identity: Identity) -> Dataset:
     series = str(source.SeriesInstanceUID)
     digest, revision = identity.pipeline_digest, identity.revision
     moment = local_time(source, identity.created)
-    pixels = draw_card(_card(outcome, volume, identity))
-    with quiet():
-        capture = SCImage(
-            pixel_array=pixels,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=("L", "P"),
-            study_instance_uid=str(source.StudyInstanceUID),
-            series_instance_uid=result_series_uid("sc", series, digest, revision),
-            series_number=revised_number(SERIES_NUMBER, revision),
-            sop_instance_uid=result_uid("sc", series, volume.pixel_sha256, digest, revision),
-            instance_number=1,
-            manufacturer=text(identity.station.manufacturer, 64),
-            series_description=revised_text(NOTICE_SHORT, revision),
-            content_qualification="RESEARCH",
-        )
-        copy_patient_and_study(source, capture)
-        _put_series(capture, source)
-        put_origin(capture, source, identity)
-        put(capture, "DateOfSecondaryCapture", moment.strftime("%Y%m%d"))
-        put(capture, "TimeOfSecondaryCapture", moment.strftime("%H%M%S.%f"))
-        _put_image(capture, volume, outcome)
+    capture = SCImage(
+        pixel_array=draw_card(card),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),
+        study_instance_uid=str(source.StudyInstanceUID),
+        series_instance_uid=result_series_uid("sc", series, digest, revision),
+        series_number=revised_number(SERIES_NUMBER, revision),
+        sop_instance_uid=result_uid("sc", series, hashes, digest, revision),
+        instance_number=1,
+        manufacturer=text(identity.station.manufacturer, 64),
+        series_description=revised_text(NOTICE_SHORT, revision),
+        content_qualification="RESEARCH",
+    )
+    copy_patient_and_study(source, capture)
+    _put_series(capture, source)
+    put_origin(capture, source, identity)
+    put(capture, "DateOfSecondaryCapture", moment.strftime("%Y%m%d"))
+    put(capture, "TimeOfSecondaryCapture", moment.strftime("%H%M%S.%f"))
+    put(capture, "ImageType", ["DERIVED", "SECONDARY", "OTHER"])
+    put(capture, "ConversionType", "WSD")
+    put(capture, "BurnedInAnnotation", "YES")
+    # The card is a page with two pictures on it: no direction holds for all of it.
+    put(capture, "PatientOrientation", None)
+    put(capture, "DerivationDescription", text(f"Summary card: {finding}", 1024))
+    put(capture, "ImageComments", NOTICE)
     return capture
 
 
@@ -75,35 +114,48 @@ def _put_series(capture: Dataset, source: Dataset) -> None:
         put(capture, "Laterality", None)
 
 
-def _put_image(capture: Dataset, volume: Volume, outcome: Findings) -> None:
-    reference = reference_to(volume, outcome.key_slice)
-    put(reference, "PurposeOfReferenceCodeSequence", [code_item(SOURCE_IMAGE)])
-    put(capture, "SourceImageSequence", [reference])
-    put(capture, "ImageType", ["DERIVED", "SECONDARY", "OTHER"])
-    put(capture, "ConversionType", "WSD")
-    put(capture, "BurnedInAnnotation", "YES")
-    # The card is a page with two pictures on it: no direction holds for all of it.
-    put(capture, "PatientOrientation", None)
-    put(capture, "DerivationDescription", text(f"Summary card: {outcome.finding.meaning}", 1024))
-    put(capture, "ImageComments", NOTICE)
-
-
-def _card(outcome: Findings, volume: Volume, identity: Identity) -> Card:
-    source = volume.sources[outcome.key_slice]
-    moment = local_time(source, identity.created)
-    number = source_value(source, "InstanceNumber") or outcome.key_slice + 1
-    heat = None if outcome.heat is None else np.asarray(outcome.heat[outcome.key_slice], np.float32)
-    return Card(
-        finding=outcome.finding.meaning,
-        urgency=outcome.urgency.meaning,
-        score=outcome.score,
-        threshold=outcome.threshold,
-        calibrated=outcome.calibrated,
-        place=f"image {number}, {len(volume.sources)} slices",
-        model=f"{identity.model.title} {identity.model.version}",
-        checksum=identity.model.sha256[:12],
-        time=moment.strftime("%Y-%m-%d %H:%M:%S %z").strip(),
-        hounsfield=volume.voxels[outcome.key_slice],
-        heat=heat,
-        aspect=volume.spacing[1] / volume.spacing[2],
+def _finding_card(outcome: Findings, volume: Volume, identity: Identity) -> Card:
+    key, source = outcome.key_slice, volume.sources[outcome.key_slice]
+    plain = picture(volume, key)
+    heated = plain if outcome.heat is None else overlay(plain, np.asarray(outcome.heat[key], np.float32))
+    aspect = volume.spacing[1] / volume.spacing[2] if all(volume.spacing[1:]) else 1.0
+    titles = (
+        _place(outcome, volume),
+        "Heat map" if outcome.heat is not None else "No heat map",
     )
+    pictures = tuple(
+        Picture(title, pixels, edges_of(volume, key), aspect)
+        for title, pixels in zip(titles, (plain, heated), strict=True)
+    )
+    meaning = outcome.finding.meaning
+    return Card(
+        heading=f"Suspected: {meaning}" if outcome.positive else f"Not suspected: {meaning}",
+        remark=outcome.urgency.meaning if outcome.positive else "Below the threshold. Does not rule it out.",
+        accent=ALERT if outcome.positive else CALM,
+        pictures=pictures,
+        score=Score(outcome.score, outcome.threshold, outcome.calibrated),
+        reason="",
+        **_origin(source, identity),
+    )
+
+
+def _place(outcome: Findings, volume: Volume) -> str:
+    """Which image of how many is shown, and for CT in which window."""
+    key = outcome.key_slice
+    source = volume.sources[key]
+    number = source_value(source, "InstanceNumber") or key + 1
+    where = f"frame {volume.frames[key]}" if "NumberOfFrames" in source else f"image {number}"
+    words = f"{'Key' if outcome.positive else 'Highest score:'} {where} ({len(volume.sources)} in all)"
+    if source_value(source, "Modality") != "CT":
+        return words
+    center, width = window_of(volume, key)
+    return f"{words}, window {center:.0f}/{width:.0f}"
+
+
+def _origin(source: Dataset, identity: Identity) -> dict[str, str]:
+    model, moment = identity.model, local_time(source, identity.created)
+    return {
+        "model": f"{model.title} {model.version}",
+        "checksum": model.sha256[:12],
+        "time": moment.strftime("%Y-%m-%d %H:%M:%S %z").strip(),
+    }

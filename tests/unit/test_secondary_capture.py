@@ -30,7 +30,7 @@ def card_of(outcome: Findings, volume: Volume) -> FileDataset:
 def halves(card: FileDataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The two pictures: key slice, and key slice with heat."""
     pixels = card.pixel_array
-    return pixels[124:600, 24:500], pixels[124:600, 524:1000]
+    return pixels[138:568, 24:500], pixels[138:568, 524:1000]
 
 
 def test_a_positive_finding_gets_a_card_and_a_negative_none(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_the_heat_is_drawn_where_it_is_and_nowhere_else(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     plain, heated = halves(card_of(findings(volume, positive=True), volume))
     y, x = np.nonzero(np.abs(plain.astype(int) - heated).sum(axis=2) > 30)
-    # The sample's heat has its centre at (+0.2, -0.2) of the half width and height.
-    assert x.mean() / plain.shape[1] == pytest.approx(0.6, abs=0.03)
-    assert y.mean() / plain.shape[0] == pytest.approx(0.4, abs=0.03)
+    # The sample's heat has its centre at (+0.2, -0.2) of the half width and height of the square image.
+    assert x.mean() == pytest.approx(238 + 0.2 * 215, abs=12)
+    assert y.mean() == pytest.approx(215 - 0.2 * 215, abs=12)
     assert len(x) < 0.2 * plain.shape[0] * plain.shape[1]
 
 
@@ -93,9 +93,9 @@ def test_without_heat_map_both_pictures_are_the_same(tmp_path: Path) -> None:
 def test_the_key_slice_is_shown_in_the_brain_window(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     plain, _ = halves(card_of(findings(volume, positive=True), volume))
-    middle = plain[200:280, 200:280].mean()
+    middle = plain[170:250, 200:280].mean()
     assert middle == pytest.approx(255 * 35 / 80, abs=8)
-    assert plain[5, 5].max() == 0
+    assert plain[5, 60].max() == 0
 
 
 @pytest.mark.parametrize(("spacing", "rows", "columns"), [((1.0, 0.5), 64, 64), ((0.5, 0.5), 96, 48)])
@@ -105,7 +105,12 @@ def test_pictures_keep_their_proportions(
     series = CtSeries(slices=2, rows=rows, columns=columns, pixel_spacing=spacing)
     volume = sample_volume(tmp_path, series)
     plain, _ = halves(card_of(findings(volume, positive=True), volume))
-    y, x = np.nonzero(plain.sum(axis=2) > 300)
+    letters = [(slice(0, 34), slice(222, 254)), (slice(396, 430), slice(222, 254))]
+    letters += [(slice(196, 234), slice(0, 34)), (slice(196, 234), slice(442, 476))]
+    picture = plain.copy()
+    for place in letters:
+        picture[place] = 0
+    y, x = np.nonzero(picture.sum(axis=2) > 300)
     height, width = y.max() - y.min(), x.max() - x.min()
     assert height / width == pytest.approx(2.0, rel=0.06)
 
@@ -113,11 +118,11 @@ def test_pictures_keep_their_proportions(
 def test_the_score_and_the_threshold_are_drawn_to_scale(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     low, high = (
-        card_of(replace(findings(volume, positive=True), score=score), volume).pixel_array[652:664, 24:500]
+        card_of(replace(findings(volume, positive=True), score=score), volume).pixel_array[626:646, 24:500]
         for score in (0.7, 0.9)
     )
     alert = np.array([255, 98, 72])
-    filled = [(np.abs(bar[6].astype(int) - alert).sum(axis=1) == 0).sum() / 476 for bar in (low, high)]
+    filled = [(np.abs(bar[10].astype(int) - alert).sum(axis=1) == 0).sum() / 476 for bar in (low, high)]
     assert filled == pytest.approx([0.7, 0.9], abs=0.02)
 
 
