@@ -14,7 +14,7 @@ from pydicom.filereader import read_file_meta_info
 from appliance.network.negotiation import PREFERRED_SYNTAXES
 from tests.dicom_samples import CtSeries, write_series
 from tests.support.pacs import Orthanc, StoreScp
-from tests.support.processes import wait_until
+from tests.support.processes import listens, wait_until
 from tests.support.proxy import Proxy, Trouble
 from tests.support.raw_objects import EXPLICIT, digests, raw_object
 from tests.support.running import RunningAppliance
@@ -75,6 +75,8 @@ class Route:
             self.proxy.heal()
         else:
             self.pacs.stop()
+            # A child that still sleeps has the socket, too.
+            wait_until(lambda: not listens(self.pacs.port), 60, "the old storescp ends")
             self.pacs.faults = ()
             self.pacs.start()
 

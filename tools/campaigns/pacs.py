@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -74,6 +75,13 @@ class Pacs:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def kill(self) -> None:
+        """End it with SIGKILL in the middle of whatever it does, with all its associations."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
 
     def arrived(self, study_instance_uid: str) -> dict[str, list[Arrived]]:
         """Every copy of every object of one study, by SOP Instance UID."""

@@ -29,7 +29,7 @@ _VICTIMS = ("forward", "plan", SUPERVISOR, SUPERVISOR)
 _RECEIVER_WEIGHT = 6
 """All receivers together, against one for each of the other victims."""
 _SETTINGS = {"pipelines": [], "completeness": {"quiet_s": {"default": 0.5, "CT": 0.5}}}
-_PATIENCE_S = 120.0
+PATIENCE_S = 120.0
 _UNFINISHED_S = 5.0
 """How long the PACS may take to remove a file whose sender died in the middle of it."""
 
@@ -123,6 +123,17 @@ class Arrivals:
                 path.unlink()
         return found
 
+    @property
+    def here(self) -> int:
+        """How many files the PACS has that were not taken in yet, finished or not."""
+        return sum(1 for _ in self._folder.iterdir())
+
+    def drop_unfinished(self) -> None:
+        """Remove what a PACS that was killed had not written to its end."""
+        for path in self._folder.iterdir():
+            if _digest(data_set_bytes(path)) not in self._sent:
+                path.unlink()
+
     def lost(self, acknowledged: Iterable[str]) -> list[str]:
         """One problem for each image that has not arrived although it was acknowledged."""
         missing = sum(1 for uid in acknowledged if not self.counts[uid])
@@ -193,13 +204,13 @@ def draw_kills(bench: ReceiveBench, count: int, chance: random.Random) -> Iterat
 def receive_crash(bench: ReceiveBench, kill: Kill) -> ReceiveCrash:
     """Let the scanners send, kill the victim at its moment, and verify once everything has calmed down."""
     begin = time.monotonic()
-    scanners, whole = _begin(bench)
+    scanners, whole = start_scanners(bench)
     time.sleep(kill.share * bench.undisturbed_s)
     acknowledged = sum(len(scanner.acknowledged) for scanner in scanners)
     found = bench.tree.kill(kill.victim)
     if kill.victim == SUPERVISOR:
         bench.tree.start()
-    found += _verify(bench, scanners, whole)
+    found += verify(bench, scanners, whole)
     return ReceiveCrash(
         kill,
         acknowledged,
@@ -224,30 +235,30 @@ def last_look(bench: ReceiveBench) -> list[str]:
 
 def _measure(bench: ReceiveBench) -> float:
     """How long the scanners send while nothing happens, in seconds."""
-    scanners, whole = _begin(bench)
+    scanners, whole = start_scanners(bench)
     begin = time.monotonic()
     for scanner in scanners:
         scanner.join()
     lasted_s = time.monotonic() - begin
-    found = _verify(bench, scanners, whole)
+    found = verify(bench, scanners, whole)
     copies = bench.arrivals.copies(whole.images)
     if found or copies:
         raise RuntimeError(f"an undisturbed run made {copies} copies, {found}")
     return lasted_s
 
 
-def _begin(bench: ReceiveBench) -> tuple[list[Scanner], Series]:
+def start_scanners(bench: ReceiveBench) -> tuple[list[Scanner], Series]:
     """Start a scanner for each series of a new study; returns them, and the whole study as if one series."""
     study = bench.new_study()
     images = {uid: path for series in study for uid, path in series.images.items()}
     bench.arrivals.expect(images)
-    scanners = [Scanner(bench.tree.port, series, patience_s=_PATIENCE_S) for series in study]
+    scanners = [Scanner(bench.tree.port, series, patience_s=PATIENCE_S) for series in study]
     for scanner in scanners:
         scanner.start()
     return scanners, Series(study[0].study_instance_uid, study[0].series_instance_uid, images)
 
 
-def _verify(bench: ReceiveBench, scanners: Sequence[Scanner], whole: Series) -> list[str]:
+def verify(bench: ReceiveBench, scanners: Sequence[Scanner], whole: Series) -> list[str]:
     """Wait until nothing moves any more; returns what was lost, changed, doubled or left behind."""
     for scanner in scanners:
         scanner.join()
