@@ -152,7 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/readyz":
             reason = _why_not_ready(self.server)
             status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-            self._answer(status, PLAIN, f"{reason or 'ready'}\n".encode())
+            lines = [reason] if reason else ["ready", *_destinations_away(self.server)]
+            self._answer(status, PLAIN, "".join(f"{line}\n" for line in lines).encode())
         else:
             self._answer(HTTPStatus.NOT_FOUND, PLAIN, b"try /metrics, /healthz or /readyz\n")
 
@@ -188,6 +189,11 @@ def _journal_families(server: _Server) -> list[Metric]:
         series |= _values(summary.series_by_state(connection))
         oldest: dict[tuple[str, ...], float] = {(name,): 0.0 for name in server.config.destinations}
         oldest |= {(name,): age_s for name, age_s in summary.oldest_waiting_s(connection).items()}
+        circuits: dict[tuple[str, ...], float] = {
+            (one.destination, state): float(state == one.state)
+            for one in summary.circuits(connection)
+            for state in metrics.CIRCUIT_STATES
+        }
         files = summary.spool_files(connection)
         commitments: dict[tuple[str, ...], float] = {("scp", state): 0.0 for state in COMMITMENT.states}
         commitments |= {("scu", state): 0.0 for state in TRANSACTION.states}
@@ -199,6 +205,7 @@ def _journal_families(server: _Server) -> list[Metric]:
             metrics.JOBS.family(_values(summary.jobs_by_state(connection))),
             metrics.OUTBOX.family(_values(summary.deliveries_by_state(connection))),
             metrics.OLDEST_WAITING.family(oldest),
+            metrics.CIRCUIT.family(circuits),
             metrics.COMMITMENTS.family(commitments | _values(summary.commitments_by_state(connection))),
             metrics.COMMITMENT_OLDEST.family(waiting),
             metrics.UNCOMMITTED.family(_values(summary.uncommitted(connection))),
@@ -222,3 +229,17 @@ def _why_not_ready(server: _Server) -> str | None:
     except ApplianceError as error:
         return str(error)
     return None
+
+
+def _destinations_away(server: _Server) -> list[str]:
+    """A line for each destination that is not sent to now: images are taken in all the same."""
+    try:
+        with server.journal.view() as connection:
+            circuits = summary.circuits(connection)
+    except ApplianceError as error:
+        return [str(error)]
+    return [
+        f"destination {one.destination} does not work since {one.since_at}: {one.reason}"
+        for one in circuits
+        if one.state != "closed"
+    ]

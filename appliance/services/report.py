@@ -16,6 +16,7 @@ from appliance.journal.database import Journal
 from appliance.services.packages import load_packages
 
 Row = dict[str, str | int | float | list[str]]
+_NUMBERS = {"count", "seconds", "id", "attempts", "due_s"}
 
 
 class StatusReport(TypedDict):
@@ -28,6 +29,7 @@ class StatusReport(TypedDict):
     outcomes: list[Row]
     outbox: list[Row]
     oldest_waiting_s: dict[str, float]
+    destinations: list[Row]
 
 
 def status_report(config: Config) -> StatusReport:
@@ -45,6 +47,7 @@ def status_report(config: Config) -> StatusReport:
             outcomes=[],
             outbox=[],
             oldest_waiting_s={},
+            destinations=[],
         )
     with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
         deliveries = summary.deliveries_by_state(connection)
@@ -57,6 +60,15 @@ def status_report(config: Config) -> StatusReport:
             outcomes=_rows(["model", "outcome", "reason"], summary.outcomes(connection)),
             outbox=_rows(["destination", "kind", "state"], deliveries),
             oldest_waiting_s={name: round(age_s, 1) for name, age_s in waiting.items()},
+            destinations=[
+                {
+                    "destination": one.destination,
+                    "circuit": one.state,
+                    "since": one.since_at,
+                    "reason": one.reason or "",
+                }
+                for one in summary.circuits(connection)
+            ],
         )
 
 
@@ -77,8 +89,9 @@ def status_tables(report: StatusReport) -> list[Table]:
         ("Outcomes", ["model", "outcome", "reason", "count"], report["outcomes"]),
         ("Outbox", ["destination", "kind", "state", "count"], report["outbox"]),
         ("Oldest waiting", ["destination", "seconds"], waiting),
+        ("Destinations", ["destination", "circuit", "since", "reason"], report["destinations"]),
     ]
-    return [states, *(_table(title, columns, rows) for title, columns, rows in details if rows)]
+    return [states, *(table(title, columns, rows) for title, columns, rows in details if rows)]
 
 
 def _by_state(lifecycle: Lifecycle, counts: Iterable[summary.Count]) -> dict[str, int]:
@@ -112,21 +125,22 @@ def models_report(config: Config) -> list[Row]:
 def models_table(report: list[Row]) -> Table:
     """The report with short checksums."""
     short = [{**row, "sha256": str(row["sha256"])[:12]} for row in report]
-    return _table("Models", ["id", "version", "task", "sha256", "runtime", "destinations"], short)
+    return table("Models", ["id", "version", "task", "sha256", "runtime", "destinations"], short)
 
 
 def _rows(labels: list[str], counts: Iterable[summary.Count]) -> list[Row]:
     return [{**dict(zip(labels, count.labels, strict=True)), "count": count.count} for count in counts]
 
 
-def _table(title: str, columns: list[str], rows: list[Row]) -> Table:
-    table = Table(title=title, title_justify="left")
+def table(title: str, columns: list[str], rows: list[Row]) -> Table:
+    """Rows of a report as a table with these of their columns."""
+    made = Table(title=title, title_justify="left")
     for column in columns:
-        justify: JustifyMethod = "right" if column in {"count", "seconds"} else "left"
-        table.add_column(column, justify=justify, overflow="fold")
+        justify: JustifyMethod = "right" if column in _NUMBERS else "left"
+        made.add_column(column, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    return table
+        made.add_row(*(_cell(row[column]) for column in columns))
+    return made
 
 
 def _cell(value: str | int | float | list[str]) -> str:
