@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import logging
-import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from io import FileIO
+from typing import IO
 
 from appliance.config.schema import Config
 from appliance.destinations.base import Parcel
 from appliance.destinations.statuses import judge
-from appliance.dicom.elements import split_file
-from appliance.domain.errors import TryAgain
-from appliance.domain.types import Postponed, Refused, SendResult
+from appliance.dicom.part10 import data_set_start
+from appliance.dicom.transcode import targets
+from appliance.dicom.transcoder import Transcoder
+from appliance.domain.errors import GiveUp, TryAgain
+from appliance.domain.types import Delivery, Postponed, Refused, SendResult
 from appliance.network.reception import StoreRequest
 from appliance.network.requestor import MAXIMUM_CONTEXTS, NothingAccepted, echo, peer_of
 from appliance.network.sending import Context, OutcomeUnknown, StoreAssociation
-
-_HEADER_BYTES = 16 * 1024
+from appliance.observe import metrics
+from appliance.observe.log import hashed
 
 _log = logging.getLogger(__name__)
+
+
+def _send(
+    association: StoreAssociation, file: IO[bytes] | FileIO, start: int, delivery: Delivery, syntax: str
+) -> int:
+    request = StoreRequest(delivery.sop_class_uid, delivery.sop_instance_uid, syntax)
+    return association.store(file.fileno(), start, request, urgent=delivery.urgent)
 
 
 class DicomStore:
     """Sends by C-STORE, on one association that is kept open for the next batch."""
 
     def __init__(self, config: Config, name: str) -> None:
+        self._name = name
         self._peer = peer_of(config, name)
+        self._transcoder = Transcoder()
         self._association: StoreAssociation | None = None
 
     def send(self, parcels: Sequence[Parcel], settle: Callable[[Parcel, SendResult], bool]) -> None:
@@ -41,9 +54,8 @@ class DicomStore:
 
     def rest(self) -> None:
         """See `Destination.rest`: releases the association."""
-        if self._association is not None:
-            self._association.close()
-            self._association = None
+        self._transcoder.close()
+        self._release()
 
     def _send_batch(self, batch: Sequence[Parcel], settle: Callable[[Parcel, SendResult], bool]) -> bool:
         """Whether the caller wants more to be sent."""
@@ -70,9 +82,11 @@ class DicomStore:
         reused: bool,
     ) -> bool:
         """Send what waits while the association lasts; whether the caller wants more to be sent."""
+        if association.has_ended and not reused:
+            raise TryAgain(f"{self._peer} ends the association as soon as it is open")
         while waiting and not association.has_ended:
             try:
-                result = _store(association, waiting[0])
+                result = self._store(association, waiting[0])
             except OutcomeUnknown as error:
                 if reused and error.gone:
                     # It had ended while there was nothing to send: no failure of this object.
@@ -85,37 +99,58 @@ class DicomStore:
                 return False
         return True
 
+    def _store(self, association: StoreAssociation, parcel: Parcel) -> SendResult:
+        """Send one object as it lies, or else transcoded.
+
+        Raises:
+            OutcomeUnknown: nobody can say what became of it.
+        """
+        delivery = parcel.delivery
+        sop_class, stored = delivery.sop_class_uid, delivery.transfer_syntax_uid
+        try:
+            if (sop_class, stored) in association.accepted:
+                with parcel.file.open("rb", buffering=0) as file:
+                    status = _send(association, file, data_set_start(file.fileno()), delivery, stored)
+            else:
+                syntax = next((to for to in targets(stored) if (sop_class, to) in association.accepted), None)
+                if syntax is None:
+                    return _unacceptable(parcel)
+                # In the folder of the original, but nameless: it is gone with the process at the latest.
+                with tempfile.TemporaryFile(dir=parcel.file.parent) as target:
+                    self._transcode(parcel, target, syntax)
+                    status = _send(association, target, 0, delivery, syntax)
+        except (OSError, EOFError) as error:
+            _log.error("spooled_file_unreadable", extra={"error": type(error).__name__})
+            return Postponed(f"the spooled file cannot be read: {type(error).__name__}")
+        except GiveUp as error:
+            return Refused(f"the destination accepts it transcoded only: {error}")
+        return judge(status, delivery.attempts)
+
+    def _transcode(self, parcel: Parcel, target: IO[bytes], syntax: str) -> None:
+        labels, result = {"destination": self._name}, "failed"
+        try:
+            self._transcoder.transcode(parcel.file, target, syntax)
+            result = "done"
+        finally:
+            metrics.TRANSCODINGS.labels(**labels, result=result).inc()
+        stored, instance = parcel.delivery.transfer_syntax_uid, hashed(parcel.delivery.sop_instance_uid)
+        _log.info("transcoded", extra={**labels, "instance": instance, "from": stored, "to": syntax})
+
     def _is_usable_for(self, batch: Iterable[Parcel]) -> bool:
         association = self._association
         return (
             association is not None and not association.has_ended and _contexts(batch) <= association.proposed
         )
 
+    def _release(self) -> None:
+        if self._association is not None:
+            self._association.close()
+            self._association = None
+
     def _open(self, batch: Iterable[Parcel]) -> StoreAssociation:
-        self.rest()
+        self._release()
         self._association = StoreAssociation(self._peer, _contexts(batch))
         return self._association
-
-
-def _store(association: StoreAssociation, parcel: Parcel) -> SendResult:
-    """Send one object.
-
-    Raises:
-        OutcomeUnknown: nobody can say what became of it.
-    """
-    delivery = parcel.delivery
-    key = delivery.sop_class_uid, delivery.transfer_syntax_uid
-    if key not in association.accepted:
-        return _unacceptable(parcel)
-    request = StoreRequest(delivery.sop_class_uid, delivery.sop_instance_uid, delivery.transfer_syntax_uid)
-    try:
-        with parcel.file.open("rb", buffering=0) as file:
-            start, _ = split_file(os.pread(file.fileno(), _HEADER_BYTES, 0))
-            status = association.store(file.fileno(), start, request, urgent=delivery.urgent)
-    except (OSError, EOFError) as error:
-        _log.error("spooled_file_unreadable", extra={"error": type(error).__name__})
-        return Postponed(f"the spooled file cannot be read: {type(error).__name__}")
-    return judge(status, delivery.attempts)
 
 
 def _unacceptable(parcel: Parcel) -> Refused:
@@ -123,24 +158,32 @@ def _unacceptable(parcel: Parcel) -> Refused:
     return Refused(
         f"the destination does not accept SOP class {delivery.sop_class_uid}"
         f" in transfer syntax {delivery.transfer_syntax_uid}"
+        + ("" if targets(delivery.transfer_syntax_uid) else ", which cannot be converted without a loss")
     )
 
 
 def _contexts(parcels: Iterable[Parcel]) -> frozenset[Context]:
-    """One presentation context for each SOP class and stored syntax.
+    """Presentation contexts for each SOP class and stored syntax.
 
-    With one syntax each: else the peer may choose one that the file does not have.
+    One for exactly the stored syntax: else the peer may choose one that the file does not have. Another one
+    for what it could be transcoded to.
     """
-    return frozenset(
-        (parcel.delivery.sop_class_uid, (parcel.delivery.transfer_syntax_uid,)) for parcel in parcels
-    )
+    contexts: set[Context] = set()
+    for delivery in (parcel.delivery for parcel in parcels):
+        contexts.add((delivery.sop_class_uid, (delivery.transfer_syntax_uid,)))
+        if possible := targets(delivery.transfer_syntax_uid):
+            contexts.add((delivery.sop_class_uid, possible))
+    return frozenset(contexts)
 
 
 def _batches(parcels: Sequence[Parcel]) -> list[list[Parcel]]:
     """The parcels in order, cut where one association would need more contexts than it can have."""
     batches: list[list[Parcel]] = [[]]
+    contexts: frozenset[Context] = frozenset()
     for parcel in parcels:
-        if len(_contexts([*batches[-1], parcel])) > MAXIMUM_CONTEXTS:
+        contexts |= _contexts([parcel])
+        if len(contexts) > MAXIMUM_CONTEXTS:
             batches.append([])
+            contexts = _contexts([parcel])
         batches[-1].append(parcel)
     return batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
+from appliance.dicom.elements import split_file
+
 _PREFIX = b"DICM"
+_HEADER_BYTES = 64 * 1024
 
 
 def file_header(
@@ -69,3 +73,17 @@ def read_meta(path: Path) -> FileMeta:
         str(meta.SourceApplicationEntityTitle),
         str(meta.get("ReceivingApplicationEntityTitle", "")),
     )
+
+
+def data_set_start(file: int) -> int:
+    """Where the data set of the open Part-10 file begins.
+
+    Raises:
+        EOFError: not within its first 64 KiB, which no file of the spool needs.
+        OSError: the file cannot be read.
+    """
+    head = os.pread(file, _HEADER_BYTES, 0)
+    start, _ = split_file(head)
+    if start > _HEADER_BYTES - 8:
+        raise EOFError
+    return start

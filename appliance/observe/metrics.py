@@ -195,6 +195,12 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0),
     registry=REGISTRY,
 )
+TRANSCODINGS = Counter(
+    "appliance_transcodings_total",
+    "Objects that a destination takes in another transfer syntax only, by result.",
+    ["destination", "result"],
+    registry=REGISTRY,
+)
 COMMITMENT_REQUESTS = Counter(
     "appliance_commitment_requests_total",
     "Times that a destination was asked to commit objects, by how it took the request.",
