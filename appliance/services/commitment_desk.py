@@ -32,7 +32,9 @@ class CommitmentDesk:
     def __init__(self, config: Config) -> None:
         # What is answered with success must survive a power cut.
         self._journal = Journal(config.journal_path, "FULL")
-        self._destinations = config.dicom_destinations
+        self._committing = {
+            name: one.ae_title for name, one in config.dicom_destinations.items() if one.commitment
+        }
         self._run_directory = config.run_directory
         delivery = config.delivery
         self._persistence = Persistence(
@@ -80,9 +82,9 @@ class CommitmentDesk:
 
     def _take(self, report: CommitmentReport, ae_title: str) -> None:
         about = {"transaction": hashed(report.transaction_uid)}
-        asked = {name for name, one in self._destinations.items() if one.ae_title == ae_title}
+        asked = {name for name, title in self._committing.items() if title == ae_title}
         if not asked:
-            raise GiveUp("only destinations may report", status=_NOT_AUTHORISED)
+            raise GiveUp("only a destination that is to commit may report", status=_NOT_AUTHORISED)
         with self._journal.write() as connection:
             name = transactions.destination_of(connection, report.transaction_uid)
             if name is None:
