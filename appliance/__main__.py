@@ -46,12 +46,12 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept with your login
 def run(config: ConfigFile) -> None:
     """Run the whole appliance in the foreground until SIGTERM."""
     from appliance.observe import log
-    from appliance.services.packages import load_packages
+    from appliance.services.preflight import check as check_before
     from appliance.services.supervise import run as supervise
 
     with _problems_as_lines():
         settings = load(config)
-        load_packages(settings)
+        check_before(settings)
         log.configure("run", settings.log.level)
         code = supervise(config, settings)
     raise typer.Exit(code)
@@ -102,11 +102,11 @@ def monitor(config: ConfigFile) -> None:
 
 @app.command()
 def check(config: ConfigFile) -> None:
-    """Check the configuration and the model packages without starting anything."""
-    from appliance.services.packages import load_packages
+    """Check the configuration and all that it refers to without starting anything."""
+    from appliance.services.preflight import check as check_before
 
     with _problems_as_lines(on_stderr=False):
-        load_packages(load(config))
+        check_before(load(config))
     typer.echo("configuration is valid")
 
 

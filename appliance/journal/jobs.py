@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from appliance.domain.states import JOB
 from appliance.domain.types import Artifact, Job
+from appliance.journal import messages
 from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
 from appliance.journal.deliveries import enqueue_result
 from appliance.journal.files import keep
+from appliance.journal.messages import Message
 
 
 @dataclass(frozen=True)
@@ -81,31 +83,44 @@ def finish(
     result: Result,
     artifacts: Sequence[Artifact],
     destinations: Sequence[str],
+    told: Sequence[Message] = (),
 ) -> list[str]:
-    """End a job and put its artifacts into the outbox, all in the caller's transaction.
+    """End a job and put its artifacts and messages into the outbox, all in the caller's transaction.
 
     An artifact whose SOP instance UID is already known (a series that was run again because of a late
-    image) is dropped: the first finished bytes are the result for good.
+    image) is dropped: the first finished bytes are the result for good. The same holds for messages.
 
     Returns:
-        The spool keys of the dropped artifacts, which the caller removes once the transaction stands.
+        The spool keys of what was dropped, which the caller removes once the transaction stands.
     """
     dropped = []
     for artifact in artifacts:
-        if connection.execute(
-            "SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (artifact.sop_instance_uid,)
-        ).fetchone():
+        if _take(connection, job, artifact):
+            enqueue_result(connection, artifact, destinations)
+        else:
             dropped.append(artifact.spool_key)
-            continue
-        _insert_artifact(connection, job.id, artifact)
-        keep(connection, "results", artifact.spool_key, artifact.size)
-        enqueue_result(connection, artifact, destinations)
+    for message in told:
+        if _take(connection, job, message.artifact):
+            messages.put(connection, job, message)
+        else:
+            dropped.append(message.artifact.spool_key)
     move(connection, JOB, job.id, "succeed", detail=result.outcome)
     connection.execute(
         "UPDATE jobs SET outcome = ?, reason = ?, detail = ?, model_sha256 = ?, seconds = ? WHERE id = ?",
         (result.outcome, result.reason, result.detail, result.model_sha256, result.seconds, job.id),
     )
     return dropped
+
+
+def _take(connection: sqlite3.Connection, job: Job, artifact: Artifact) -> bool:
+    """Note an artifact as one of the job's; False if there is one of this name already."""
+    if connection.execute(
+        "SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (artifact.sop_instance_uid,)
+    ).fetchone():
+        return False
+    _insert_artifact(connection, job.id, artifact)
+    keep(connection, "results", artifact.spool_key, artifact.size)
+    return True
 
 
 def begun_at(connection: sqlite3.Connection, job: Job) -> str:

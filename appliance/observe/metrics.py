@@ -201,6 +201,12 @@ TRANSCODINGS = Counter(
     ["destination", "result"],
     registry=REGISTRY,
 )
+MESSAGES_WITHHELD = Counter(
+    "appliance_messages_withheld_total",
+    "Messages about findings that were not sent, by why.",
+    ["destination", "reason"],
+    registry=REGISTRY,
+)
 COMMITMENT_REQUESTS = Counter(
     "appliance_commitment_requests_total",
     "Times that a destination was asked to commit objects, by how it took the request.",
@@ -274,6 +280,16 @@ CIRCUIT = MonitorGauge(
     "appliance_destination_circuit_state",
     "1 for the state of the destination's circuit: closed while it is sent to, open while it is away.",
     ("destination", "state"),
+)
+MESSAGES_OLDEST = MonitorGauge(
+    "appliance_messages_oldest_unacknowledged_seconds",
+    "Seconds for which the oldest message to the destination has not been acknowledged; 0 without any.",
+    ("destination",),
+)
+MESSAGES_OVERDUE = MonitorGauge(
+    "appliance_messages_overdue",
+    "Messages to the destination that have not been acknowledged within `alarm_after_minutes`.",
+    ("destination",),
 )
 COMMITMENTS = MonitorGauge(
     "appliance_commitments",

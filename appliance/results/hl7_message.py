@@ -1,4 +1,4 @@
-"""A finding as an HL7 v2 message (ORU^R01), made from a template file, since sites place things differently."""
+"""A finding as an HL7 v2 message (ORU^R01), made from a template file: sites place things differently."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PLACEHOLDERS: Mapping[str, str] = {
     "patient_birth_date": "Patient's Birth Date (0010,0030)",
     "patient_sex": "Patient's Sex (0010,0040): M, F or O",
     "placer_order_number": "Placer Order Number (0040,2016)",
-    "filler_order_number": "Filler Order Number (0040,2017), else the accession number, which the filler gave",
+    "filler_order_number": "Filler Order Number (0040,2017), else the accession number, the filler's",
     "accession_number": "Accession Number (0008,0050)",
     "requested_procedure_id": "Requested Procedure ID (0040,1001)",
     "procedure": "what was done, as CE: coded where the source codes it",

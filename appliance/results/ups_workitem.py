@@ -39,7 +39,7 @@ _EMPTY = ("TransactionUID", "AdmissionID", "AdmittingDiagnosesDescription")
 
 
 def workitem(told: Notification, message_uid: str, *, worklist: str, retrieve_from: str) -> bytes:
-    """The N-CREATE's data set as a Part-10 file, which names the workitem `message_uid` in its meta information.
+    """The data set of the N-CREATE as a Part-10 file, whose meta information has the UID: `message_uid`.
 
     `worklist` is Worklist Label (0074,1202); `retrieve_from` the AE title that has the images.
 

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -34,14 +35,17 @@ from appliance.dicom.volume import load_headers, load_volume
 from appliance.domain.policy import backoff_s
 from appliance.domain.types import Artifact, Job
 from appliance.journal import instances, jobs, series
+from appliance.journal.messages import Message
 from appliance.models import tasks
 from appliance.models.catalog import stack_refusal
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from appliance.results import Produced, write, write_unanalysed
+from appliance.results.notification import Notification, notification
 from appliance.runtime.base import Runner
 from appliance.runtime.onnx import OnnxRunner
+from appliance.services.messenger import Messenger
 from appliance.services.packages import Package, load_packages
 from appliance.services.routing import Source, results_to
 from appliance.services.storage import Storage
@@ -59,6 +63,19 @@ class Stopping(Exception):
     """The process is to stop while a model runs."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of a series: the result objects that tell it, and what messages about it need.
+
+    `kinds` are the kinds of results that the pipeline makes of such an outcome.
+    """
+
+    outcome: Outcome
+    produced: Iterable[Produced] = ()
+    told: Notification | None = None
+    kinds: frozenset[str] = frozenset()
+
+
 class Inference:
     """The loaded models and what it takes to run a job with them."""
 
@@ -66,6 +83,7 @@ class Inference:
         self._config = config
         self._storage = storage
         self._process = process
+        self._messenger = Messenger(config, storage)
         threads = config.inference.threads or len(os.sched_getaffinity(0))
         self._packages: dict[str, Package] = {}
         self._runners: dict[str, Runner] = {}
@@ -100,39 +118,40 @@ class Inference:
         package = self._packages.get(job.model)
         if package is None:
             detail = "the model is no longer configured"
-            self._finish(job, NotAnalysed("not_configured", detail), job.model_sha256, (), (), started)
+            answer = Answer(NotAnalysed("not_configured", detail))
+            self._finish(job, answer, job.model_sha256, (), started)
             return
         settings = tasks.parameters(package.manifest, package.pipeline)
-        outcome, produced = self._analyse(job, package, settings)
+        answer = self._analyse(job, package, settings)
         sha256 = package.manifest.weights.sha256
-        self._finish(job, outcome, sha256, produced, package.pipeline.destinations, started)
+        self._finish(job, answer, sha256, package.pipeline.destinations, started)
 
-    def _analyse(
-        self, job: Job, package: Package, settings: dict[str, float]
-    ) -> tuple[Outcome, Iterable[Produced]]:
-        """What the model says of the series, and the result objects that tell it."""
+    def _analyse(self, job: Job, package: Package, settings: dict[str, float]) -> Answer:
+        """What the model says of the series."""
         (uid, _revision) = job.series[0]
         with self._storage.journal.read() as connection:
             if not series.is_current(connection, job):
-                return NotAnalysed("superseded", "more images arrived; a later job has them all"), ()
+                return Answer(NotAnalysed("superseded", "more images arrived; a later job has them all"))
             rows = instances.of_series(connection, uid)
         paths = [self._storage.originals.path(row["spool_key"]) for row in rows]
         try:
             volume = load_volume(paths)
         except Unusable as error:
             unusable = NotAnalysed(error.reason, str(error))
-            return unusable, self._tell_unanalysed(unusable, paths, job, package, settings)
+            return Answer(unusable, self._tell_unanalysed(unusable, paths, job, package, settings))
         problem = stack_refusal(package.manifest.accepts, volume.geometry) if volume.geometry.gap_mm else None
         if problem is not None:  # known only now of frames
             refused = NotAnalysed(problem.reason, problem.detail)
-            return refused, self._tell_unanalysed(refused, paths, job, package, settings)
+            return Answer(refused, self._tell_unanalysed(refused, paths, job, package, settings))
         self._progress()
         runner = self._runners[job.model]
         outcome = tasks.run(volume, package.manifest, settings, runner, self._progress)
         if isinstance(outcome, NotAnalysed):
-            return outcome, self._tell_unanalysed(outcome, paths, job, package, settings)
+            return Answer(outcome, self._tell_unanalysed(outcome, paths, job, package, settings))
         kinds = package.pipeline.results.kinds(_word(outcome))
-        return outcome, write(outcome, volume, self._identity(job, package, settings), kinds, self._number)
+        identity = self._identity(job, package, settings)
+        told = notification(outcome, volume, identity, kinds) if isinstance(outcome, Findings) else None
+        return Answer(outcome, write(outcome, volume, identity, kinds, self._number), told, kinds)
 
     def _tell_unanalysed(
         self,
@@ -215,28 +234,33 @@ class Inference:
     def _finish(
         self,
         job: Job,
-        outcome: Outcome,
+        answer: Answer,
         model_sha256: str,
-        produced: Iterable[Produced],
         destinations: Sequence[str],
         started: float,
     ) -> None:
-        """Write the result objects, then end the job and fill the outbox in one transaction."""
+        """Write result objects and messages, then end the job and fill the outbox in one transaction."""
+        outcome = answer.outcome
         word = _word(outcome)
         reason, detail = (
             (outcome.reason, outcome.detail) if isinstance(outcome, NotAnalysed) else (None, None)
         )
+        with self._storage.journal.read() as connection:
+            source = Source(*instances.latest_source(connection, job.series[0][0]))
+        allowed = results_to(self._config, destinations, source, job.model, word)
+        stores = [name for name in allowed if name in self._config.dicom_destinations]
         artifacts: list[Artifact] = []
+        told: list[Message] = []
         try:
-            artifacts.extend(map(self._spool, produced))
+            artifacts.extend(map(self._spool, answer.produced))
+            if answer.told is not None:
+                told += self._messenger.messages(job, answer.told, allowed, answer.kinds)
             seconds = time.monotonic() - started
             result = jobs.Result(word, reason, detail, model_sha256, seconds)
             with self._storage.journal.write() as connection:
-                source = Source(*instances.latest_source(connection, job.series[0][0]))
-                allowed = results_to(self._config, destinations, source, job.model, word)
-                superfluous = jobs.finish(connection, job, result, artifacts, allowed)
+                superfluous = jobs.finish(connection, job, result, artifacts, stores, told)
         except BaseException:
-            for artifact in artifacts:
+            for artifact in [*artifacts, *(message.artifact for message in told)]:
                 self._storage.results.remove(artifact.spool_key)
             raise
         for key in superfluous:
@@ -253,6 +277,7 @@ class Inference:
                 "outcome": word,
                 "reason": reason,
                 "artifacts": len(artifacts),
+                "messages": len(told),
                 "seconds": round(seconds, 3),
             },
         )

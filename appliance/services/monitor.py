@@ -29,6 +29,7 @@ from appliance.journal import summary
 from appliance.journal.database import Journal
 from appliance.observe import metrics
 from appliance.observe.process import Process
+from appliance.services.alarm import Alarm
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def serve(config: Config, process: Process) -> None:
     while not process.stopping.is_set():
         process.alive()
         server.disk.look()
+        _look_for_overdue_messages(server)
         process.wait(HEARTBEAT_S)
     server.shutdown()
     server.server_close()
@@ -130,6 +132,7 @@ class _Server(ThreadingHTTPServer):
         self.config = config
         self.journal = _JournalReader(config.journal_path)
         self.disk = _Disk(config)
+        self.alarm = Alarm(config)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A fault in one answer ends that answer; the log has it without the texts of others."""
@@ -212,7 +215,16 @@ def _journal_families(server: _Server) -> list[Metric]:
             metrics.SPOOL_FILES.family({labels: float(count) for labels, (count, _) in files.items()}),
             metrics.SPOOL_BYTES.family({labels: float(size) for labels, (_, size) in files.items()}),
             metrics.SPOOL_OLDEST.family({(): summary.oldest_file_s(connection)}),
+            *server.alarm.families(connection),
         ]
+
+
+def _look_for_overdue_messages(server: _Server) -> None:
+    try:
+        with server.journal.view() as connection:
+            server.alarm.look(connection)
+    except ApplianceError as error:
+        _log.debug("the journal could not be read", extra={"reason": str(error)})
 
 
 def _values(counts: Iterable[summary.Count]) -> dict[tuple[str, ...], float]:
@@ -236,10 +248,12 @@ def _destinations_away(server: _Server) -> list[str]:
     try:
         with server.journal.view() as connection:
             circuits = summary.circuits(connection)
+            overdue = server.alarm.lines(connection)
     except ApplianceError as error:
         return [str(error)]
-    return [
+    away = [
         f"destination {one.destination} does not work since {one.since_at}: {one.reason}"
         for one in circuits
         if one.state != "closed"
     ]
+    return away + overdue

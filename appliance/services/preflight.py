@@ -1,0 +1,36 @@
+"""What can be known to be wrong before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from appliance.config.schema import Config
+from appliance.destinations import DESTINATIONS
+from appliance.domain.errors import Misconfigured
+from appliance.results.messages import message_writer
+from appliance.services.packages import load_packages
+
+
+def check(config: Config) -> None:
+    """Look at all that the configuration refers to: model packages, certificates, secrets, templates.
+
+    Raises:
+        Misconfigured: with a sentence for every mistake.
+    """
+    problems: list[str] = []
+    for look in _looks(config):
+        try:
+            look()
+        except Misconfigured as error:
+            problems += error.problems
+    if problems:
+        raise Misconfigured(problems)
+
+
+def _looks(config: Config) -> Iterator[Callable[[], object]]:
+    yield partial(load_packages, config)
+    for name, settings in config.destinations.items():
+        yield partial(DESTINATIONS[settings.kind], config, name)
+    for name in config.message_destinations:
+        yield partial(message_writer, config, name)
