@@ -135,6 +135,14 @@ class ResultObjects(Section):
     sc: list[Told] = Field(
         default=["positive"], description="Secondary Capture: a card for people to look at."
     )
+    seg: list[Literal["positive"]] = Field(
+        default=["positive"],
+        description="Segmentation of the finding, where the model draws one, for destinations whose `takes` "
+        "names it.",
+    )
+    ko: list[Literal["positive"]] = Field(
+        default=[], description="Key Object Selection that points to the key image."
+    )
     message: list[Literal["positive", "negative"]] = Field(
         default=["positive"],
         description="Messages to HL7, UPS and webhook destinations, of positives if they are urgent (ACR "

@@ -19,7 +19,9 @@ from appliance.domain.errors import GiveUp
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.results.attributes import put, quiet
 from appliance.results.derived import derive_images
+from appliance.results.key_objects import key_object_selection
 from appliance.results.secondary_capture import secondary_capture, unanalysed_capture
+from appliance.results.segmentation import segmentations
 from appliance.results.structured_report import structured_report, unanalysed_report
 
 
@@ -102,7 +104,19 @@ def _capture(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -
         yield secondary_capture(outcome, volume, identity)
 
 
-WRITERS: Mapping[str, Writer] = MappingProxyType({"enhanced": _enhanced, "sr": _report, "sc": _capture})
+def _segmentation(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Findings):
+        yield from segmentations(outcome, volume, identity)
+
+
+def _key_object(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Findings) and outcome.positive:
+        yield key_object_selection(outcome, volume, identity)
+
+
+WRITERS: Mapping[str, Writer] = MappingProxyType(
+    {"enhanced": _enhanced, "sr": _report, "seg": _segmentation, "sc": _capture, "ko": _key_object}
+)
 """Every kind of result object, in the order in which they are produced."""
 
 UNANALYSED_WRITERS: Mapping[str, Callable[[NotAnalysed, Subject, Sequence[Dataset], Identity], Dataset]]
@@ -173,7 +187,7 @@ def _number(dataset: Dataset, numbering: Numbering) -> int:
 def _explained(kind: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         # The libraries' messages quote attribute values, which may be a patient's.
         raise GiveUp(f"no {kind} object can be made of this source: {type(error).__name__}") from None
 

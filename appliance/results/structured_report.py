@@ -11,9 +11,9 @@ from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE, NOTICE, NOTICE_SHORT
+from appliance.dicom.codes import NOTICE, NOTICE_SHORT
 from appliance.dicom.outcome import Code, EarlierReport, Findings, Identity, NotAnalysed, Subject
-from appliance.dicom.uids import result_series_uid, result_uid, tracking_uid
+from appliance.dicom.uids import result_series_uid, result_uid
 from appliance.dicom.volume import Volume
 from appliance.results.attributes import (
     copy_patient_and_study,
@@ -25,6 +25,7 @@ from appliance.results.attributes import (
     source_value,
     text,
 )
+from appliance.results.content import FAMILY, concept, evidence, observer, tracking
 
 SERIES_NUMBER = 9101
 
@@ -86,7 +87,7 @@ def _document(
 ) -> Dataset:
     digest, revision = identity.pipeline_digest, identity.revision
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(identity)),
+        observation_context=sr.ObservationContext(observer_device_context=observer(identity)),
         procedure_reported=_procedure(key),
         imaging_measurements=[group],
         title=codes.DCM.ImagingMeasurementReport,
@@ -94,7 +95,7 @@ def _document(
     earlier = identity.earlier_report
     with quiet():
         report = sr.Comprehensive3DSR(
-            evidence=[_evidence(header) for header in {str(s.SOPInstanceUID): s for s in sources}.values()],
+            evidence=evidence(sources),
             content=content[0],
             series_instance_uid=result_series_uid("sr", str(key.SeriesInstanceUID), digest, revision),
             series_number=revised_number(SERIES_NUMBER, revision),
@@ -113,37 +114,12 @@ def _document(
     return report
 
 
-def _evidence(header: Dataset) -> Dataset:
-    """What highdicom is told of an image: no patient attributes, which it would check and log."""
-    reference = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        setattr(reference, keyword, header[keyword].value)
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
-        setattr(reference, keyword, "")
-    reference.StudyID = reference.StudyDate = reference.StudyTime = None
-    return reference
-
-
 def _predecessor(earlier: EarlierReport) -> Dataset:
     reference = Dataset()
     reference.SOPClassUID, reference.SOPInstanceUID = earlier.sop_class_uid, earlier.sop_instance_uid
     reference.StudyInstanceUID = earlier.study_instance_uid
     reference.SeriesInstanceUID = earlier.series_instance_uid
     return reference
-
-
-def _observer(identity: Identity) -> sr.ObserverContext:
-    station = identity.station
-    return sr.ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=station.device_uid,
-            name=text(station.ae_title, 64),
-            manufacturer_name=text(station.manufacturer, 64),
-            model_name=text(station.product, 64),
-            serial_number=text(station.serial, 64),
-        ),
-    )
 
 
 def _procedure(source: Dataset) -> sr.CodedConcept:
@@ -157,8 +133,8 @@ def _procedure(source: Dataset) -> sr.CodedConcept:
             return sr.CodedConcept(value, scheme, meaning)
     modality = str(source_value(source, "Modality") or "")
     if modality == "CT" and str(source_value(source, "BodyPartExamined") or "").upper() in _HEAD_WORDS:
-        return _concept(_CT_HEAD)
-    return _concept(_UNSPECIFIED_PROCEDURES.get(modality, _IMAGING))
+        return concept(_CT_HEAD)
+    return concept(_UNSPECIFIED_PROCEDURES.get(modality, _IMAGING))
 
 
 def _finding_group(outcome: Findings, volume: Volume, identity: Identity) -> _Group:
@@ -181,12 +157,12 @@ def _finding_group(outcome: Findings, volume: Volume, identity: Identity) -> _Gr
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(outcome.finding, source, identity),
         # A reader that looks at "Finding" only must not take a negative report for a positive one.
-        finding_type=_concept(outcome.finding) if outcome.positive else None,
-        finding_sites=[sr.FindingSite(_concept(outcome.site))],
+        finding_type=concept(outcome.finding) if outcome.positive else None,
+        finding_sites=[sr.FindingSite(concept(outcome.site))],
         algorithm_id=_algorithm(_operating_point(outcome), identity),
         measurements=[
             sr.Measurement(
-                name=_concept(_PROBABILITY if outcome.calibrated else _CERTAINTY),
+                name=concept(_PROBABILITY if outcome.calibrated else _CERTAINTY),
                 value=round(100.0 * float(outcome.score), 2),
                 unit=codes.UCUM.Percent,
             )
@@ -200,7 +176,7 @@ def _finding_group(outcome: Findings, volume: Volume, identity: Identity) -> _Gr
 def _unanalysed_group(outcome: NotAnalysed, subject: Subject, source: Dataset, identity: Identity) -> _Group:
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(subject.finding, source, identity),
-        finding_sites=[sr.FindingSite(_concept(subject.site))],
+        finding_sites=[sr.FindingSite(concept(subject.site))],
         algorithm_id=_algorithm([], identity),
         qualitative_evaluations=_evaluations([(subject.finding, _UNDETERMINED), (_SUMMARY, _NONE_SUCCEEDED)]),
     )
@@ -215,14 +191,12 @@ def _with_comments(group: _Group, comments: Sequence[str]) -> _Group:
 
 
 def _evaluations(pairs: Sequence[tuple[Code, Code]]) -> list[sr.QualitativeEvaluation]:
-    return [sr.QualitativeEvaluation(_concept(name), _concept(value)) for name, value in pairs]
+    return [sr.QualitativeEvaluation(concept(name), concept(value)) for name, value in pairs]
 
 
 def _tracking(finding: Code, source: Dataset, identity: Identity) -> sr.TrackingIdentifier:
-    return sr.TrackingIdentifier(
-        uid=tracking_uid(str(source.SeriesInstanceUID), finding.value, identity.pipeline_digest),
-        identifier=text(f"{identity.model.id} {finding.meaning}", 64),
-    )
+    uid, identifier = tracking(finding, source, identity)
+    return sr.TrackingIdentifier(uid=uid, identifier=identifier)
 
 
 def _operating_point(outcome: Findings) -> list[str]:
@@ -241,10 +215,6 @@ def _algorithm(operating_point: Sequence[str], identity: Identity) -> sr.Algorit
         name=text(model.title, 64),
         version=text(model.version, 64),
         manufacturer=text(model.manufacturer, 64),
-        family=_concept(ARTIFICIAL_INTELLIGENCE),
+        family=concept(FAMILY),
         parameters=[text(parameter, 1024) for parameter in parameters],
     )
-
-
-def _concept(code: Code) -> sr.CodedConcept:
-    return sr.CodedConcept(code.value, code.scheme, code.meaning)
