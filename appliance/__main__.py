@@ -102,12 +102,15 @@ def monitor(config: ConfigFile) -> None:
 
 @app.command()
 def check(config: ConfigFile) -> None:
-    """Check the configuration and all that it refers to without starting anything."""
+    """Check the configuration and all that it refers to without starting anything; explain the rules."""
     from appliance.services.preflight import check as check_before
+    from appliance.services.routing import explain
 
     with _problems_as_lines(on_stderr=False):
-        check_before(load(config))
-    typer.echo("configuration is valid")
+        settings = load(config)
+        check_before(settings)
+    for line in ("configuration is valid", *explain(settings)):
+        typer.echo(line)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.config.destinations import Only
@@ -40,3 +40,46 @@ def _fits(only: Only, source: Source) -> bool:
     # The facts of every image pass here: they are taken apart only for a rule that asks for it.
     station_name = Facts.from_json(source.facts).station_name if only.station_name else ""
     return only.fits_source(source.modality, station_name, source.called_ae_title)
+
+
+def explain(config: Config) -> list[str]:
+    """A line for each destination with rules, and one if an original may go nowhere."""
+    lines = [
+        f"destination {name}: {line}"
+        for name, settings in config.destinations.items()
+        if settings.only != Only()
+        for line in _explain_one(config, name, settings.only)
+    ]
+    originals = config.originals_destinations
+    if originals and all(_narrows_source(config.destinations[name].only) for name in originals):
+        lines.append(
+            "originals that fit no rule go nowhere and stay on this machine:"
+            " see the metric appliance_originals_unrouted_total"
+        )
+    return lines
+
+
+def _explain_one(config: Config, name: str, only: Only) -> Iterator[str]:
+    source = "".join(
+        f", {words} {' or '.join(entries)}"
+        for words, entries in (
+            ("modality", only.modality),
+            ("station", only.station_name),
+            ("sent to", only.called_ae_title),
+        )
+        if entries
+    )
+    if name in config.originals_destinations:
+        yield f"originals{source}"
+    models = [
+        pipeline.model
+        for pipeline in config.pipelines
+        if name in pipeline.destinations and (not only.model or pipeline.model in only.model)
+    ]
+    if models:
+        outcome = f", outcome {' or '.join(only.outcome)}" if only.outcome else ""
+        yield f"results of {' and '.join(models)}{source}{outcome}"
+
+
+def _narrows_source(only: Only) -> bool:
+    return bool(only.modality or only.station_name or only.called_ae_title)

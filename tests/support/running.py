@@ -64,10 +64,9 @@ class RunningAppliance:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `appliance NAME --config site.yaml ...` to its end."""
-        name, *rest = arguments
+        """Run `appliance ... --config site.yaml` to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "appliance", name, "--config", str(self.config), *rest],
+            [sys.executable, "-m", "appliance", *arguments, "--config", str(self.config)],
             cwd=self.folder,
             env=ENVIRONMENT,
             capture_output=True,

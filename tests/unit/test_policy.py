@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.domain.policy import SETTLE_S, Arrival, Space, backoff_s, completeness, seconds_to_full
+from appliance.domain.policy import (
+    CIRCUIT_FAILURES,
+    PROBE_MAXIMUM_S,
+    SETTLE_S,
+    Arrival,
+    Circuit,
+    Space,
+    backoff_s,
+    circuit_answered,
+    circuit_failed,
+    completeness,
+    seconds_to_full,
+)
 
 SECONDS = st.floats(0.1, 1e5)
 CHANCE = st.floats(0.0, 1.0, exclude_max=True)
@@ -122,3 +134,42 @@ def test_the_disk_is_full_when_the_pace_of_the_last_hour_says_so() -> None:
 def test_a_forecast_is_never_negative(points: list[tuple[float, float]]) -> None:
     samples = [Space(at_s, usable) for at_s, usable in sorted(points)]
     assert seconds_to_full(samples) >= 0
+
+
+def failed(circuit: Circuit, now_s: float, *, minimum_s: float = 5.0, maximum_s: float = 600.0) -> Circuit:
+    return circuit_failed(circuit, now_s, minimum_s=minimum_s, maximum_s=maximum_s, random=lambda: 0.0)
+
+
+def test_a_circuit_opens_after_failures_in_a_row_and_tries_after_an_answer() -> None:
+    circuit = Circuit()
+    for _ in range(CIRCUIT_FAILURES - 1):
+        circuit = failed(circuit, 100.0)
+        assert circuit.state == "closed"
+    circuit = failed(circuit, 100.0)
+    assert (circuit.state, circuit.probe_s) == ("open", 105.0)
+    circuit = failed(circuit, 105.0)
+    assert (circuit.state, circuit.probe_s) == ("open", 115.0)
+    circuit = circuit_answered(circuit)
+    assert circuit.state == "half_open"
+    circuit = failed(circuit, 115.0)
+    assert (circuit.state, circuit.probe_s) == ("open", 135.0)
+
+
+def test_an_answer_to_a_probe_changes_only_an_open_circuit() -> None:
+    for circuit in (Circuit(), Circuit(failures=1), Circuit("half_open", 3)):
+        assert circuit_answered(circuit) == circuit
+
+
+@given(st.integers(0, 10_000), SECONDS, SECONDS, CHANCE)
+def test_a_destination_that_was_away_for_long_is_found_again_soon(
+    failures: int, one: float, other: float, chance: float
+) -> None:
+    minimum_s, maximum_s = sorted((one, other))
+    circuit = circuit_failed(
+        Circuit("open", failures),
+        100.0,
+        minimum_s=minimum_s,
+        maximum_s=maximum_s,
+        random=lambda: chance,
+    )
+    assert 0 < circuit.probe_s - 100.0 <= min(maximum_s, PROBE_MAXIMUM_S) + 1e-9

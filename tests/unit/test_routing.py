@@ -12,7 +12,7 @@ from appliance.config.load import load
 from appliance.config.schema import Config
 from appliance.dicom.header import Facts
 from appliance.domain.errors import Misconfigured
-from appliance.services.routing import Source, originals_to, results_to
+from appliance.services.routing import Source, explain, originals_to, results_to
 
 FACTS = Facts("1.2", "1.2.3", "1.2.4", "1.2.5", modality="CT", station_name="CT1")
 CT1 = Source("CT", "EDGE", FACTS.to_json())
@@ -83,6 +83,17 @@ def test_each_destination_has_rules_of_its_own(tmp_path: Path) -> None:
     config = configured(tmp_path, ct={"modality": ["CT"]}, mr={"modality": ["MR"]}, everything={})
     assert originals_to(config, CT1) == ("ct", "everything")
     assert originals_to(config, MR) == ("mr", "everything")
+
+
+def test_rules_are_explained(tmp_path: Path) -> None:
+    assert explain(configured(tmp_path, everything={})) == []
+    viewer = {"modality": ["CT", "PT"], "model": ["head-ct-triage"], "outcome": ["positive"]}
+    assert explain(configured(tmp_path, viewer=viewer, everything={})) == [
+        "destination viewer: originals, modality CT or PT",
+        "destination viewer: results of head-ct-triage, modality CT or PT, outcome positive",
+    ]
+    (*_, last) = explain(configured(tmp_path, ct={"modality": ["CT"]}, mr={"modality": ["MR"]}))
+    assert last.startswith("originals that fit no rule go nowhere")
 
 
 def test_a_rule_that_can_never_fit_is_a_mistake(tmp_path: Path) -> None:
