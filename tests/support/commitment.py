@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role
+from pynetdicom.association import Association
 from pynetdicom.events import EVT_C_STORE, EVT_N_ACTION, EVT_N_EVENT_REPORT, Event
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -164,4 +167,11 @@ class CommittingPacs:
         data = event.action_information
         uids = [str(item.ReferencedSOPInstanceUID) for item in data.ReferencedSOPSequence]
         self.asked.put((str(data.TransactionUID), uids))
+        if self.reports_at_once:
+            threading.Thread(target=self._report_at_once, args=(event.assoc, data)).start()
         return self.status, None
+
+    @staticmethod
+    def _report_at_once(association: Association, data: Dataset) -> None:
+        time.sleep(0.3)  # the answer to the request goes first
+        association.send_n_event_report(data, 1, PUSH_MODEL, INSTANCE)
