@@ -13,6 +13,8 @@ from appliance.journal.database import Journal
 from appliance.journal.series import NewJob
 
 PACS = ("pacs",)
+REPORTS = {"pacs": ("sr",)}
+"""What destinations take of the results of a job."""
 
 IMAGE = Instance(
     sop_instance_uid="1.2.3.1",

@@ -14,7 +14,7 @@ from appliance.config.schema import ResultObjects
 from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE, NOISE_REDUCTION
 from appliance.dicom.outcome import Code, Enhanced, Findings, Identity, ModelIdentity, StationIdentity
 from appliance.dicom.volume import Volume, load_volume
-from appliance.results import Numbering, Produced, write
+from appliance.results import Numbering, Order, Produced, write
 from tests.dicom_samples import CtSeries, write_series
 
 IDENTITY = Identity(
@@ -66,12 +66,13 @@ def produce(
     identity: Identity = IDENTITY,
     kinds: Collection[str] | None = None,
     numbering: Numbering = as_wanted,
+    stand_ins: Collection[str] = (),
 ) -> Iterator[Produced]:
     """The result objects that a pipeline with the default settings makes, or those of `kinds`."""
     if kinds is None:
         word = "positive" if isinstance(outcome, Findings) and outcome.positive else "negative"
         kinds = ResultObjects().kinds("enhanced" if isinstance(outcome, Enhanced) else word)
-    return write(outcome, volume, identity, kinds, numbering)
+    return write(outcome, volume, identity, Order(kinds, stand_ins, numbering))
 
 
 def enhanced(voxels: NDArray[np.float32]) -> Enhanced:

@@ -47,6 +47,9 @@ def _allows(entries: Sequence[str], value: str) -> bool:
     return not entries or value in entries
 
 
+Kind = Literal["enhanced", "sr", "sc", "seg", "ko"]
+
+
 class DicomNode(Section):
     """How a DICOM peer is called."""
 
@@ -62,6 +65,12 @@ class DicomDestination(DicomNode):
     kind: Literal["dicom"] = Field(default="dicom", description="Kind of destination.")
     required: bool = Field(
         default=True, description="Retention and storage commitment wait for this destination."
+    )
+    takes: list[Kind] = Field(
+        default=["enhanced", "sr", "sc", "ko"],
+        description="Kinds of result objects that the destination can use: enhanced images, sr (Structured "
+        "Report), sc (Secondary Capture), seg (Segmentation), ko (Key Object Selection). Where it has no use "
+        "for a report, or refuses one, it gets the card of the outcome (sc) instead.",
     )
     commitment: bool = Field(
         default=False,
@@ -84,6 +93,7 @@ class MessageDestination(Section):
     required: ClassVar[bool] = True
     commitment: ClassVar[bool] = False
     associations: ClassVar[int] = 1
+    takes: ClassVar[tuple[Kind, ...]] = ()
 
     only: Only = Field(
         default_factory=Only, description="Narrows which findings this destination is told of."

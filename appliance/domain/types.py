@@ -56,6 +56,10 @@ class Artifact:
     spool_key: str
     urgent: bool
     key_sop_instance_uids: tuple[str, ...] = ()
+    stands_for: str | None = None
+    """SOP Instance UID of the result that this one takes the place of where that one is not taken."""
+    instead_only: bool = False
+    """It is sent only there."""
 
 
 class Priority(IntEnum):

@@ -55,7 +55,11 @@ def due(connection: sqlite3.Connection, *, limit: int) -> list[SpoolFile]:
 
 def claims(connection: sqlite3.Connection, file: SpoolFile, duties: Mapping[str, Duty]) -> Claims:
     """Who may still need a file. `duties` says what is expected of each destination, by name."""
-    deliveries = standings(connection, file.spool_key, duties)
+    deliveries = [
+        standing
+        for key in (file.spool_key, *_in_place_of(connection, file.spool_key))
+        for standing in standings(connection, key, duties)
+    ]
     received = connection.execute(
         "SELECT sop_instance_uid, series_instance_uid FROM instances WHERE spool_key = ?", (file.spool_key,)
     ).fetchone()
@@ -82,6 +86,16 @@ def claims(connection: sqlite3.Connection, file: SpoolFile, duties: Mapping[str,
             (received["sop_instance_uid"],),
         ),
     )
+
+
+def _in_place_of(connection: sqlite3.Connection, spool_key: str) -> list[str]:
+    """The file of the result that this one would take the place of: it may be refused as long as it waits."""
+    rows = connection.execute(
+        "SELECT o.spool_key FROM artifacts a JOIN artifacts o ON o.sop_instance_uid = a.stands_for"
+        " WHERE a.spool_key = ?",
+        (spool_key,),
+    )
+    return [row["spool_key"] for row in rows]
 
 
 def standings(connection: sqlite3.Connection, spool_key: str, duties: Mapping[str, Duty]) -> list[Standing]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from appliance.domain.recipients import recipients
 from appliance.domain.states import JOB
 from appliance.domain.types import Artifact, Job
 from appliance.journal import messages
@@ -82,11 +83,12 @@ def finish(
     job: Job,
     result: Result,
     artifacts: Sequence[Artifact],
-    destinations: Sequence[str],
+    destinations: Mapping[str, Collection[str]],
     told: Sequence[Message] = (),
 ) -> list[str]:
     """End a job and put its artifacts and messages into the outbox, all in the caller's transaction.
 
+    `destinations` holds the kinds of result objects that each destination takes, by name.
     An artifact whose SOP instance UID is already known (a series that was run again because of a late
     image) is dropped: the first finished bytes are the result for good. The same holds for messages.
 
@@ -96,7 +98,7 @@ def finish(
     dropped = []
     for artifact in artifacts:
         if _take(connection, job, artifact):
-            enqueue_result(connection, artifact, destinations)
+            enqueue_result(connection, artifact, recipients(artifact, artifacts, destinations))
         else:
             dropped.append(artifact.spool_key)
     for message in told:
@@ -169,8 +171,8 @@ def _job(connection: sqlite3.Connection, job_id: int) -> Job:
 def _insert_artifact(connection: sqlite3.Connection, job_id: int, artifact: Artifact) -> None:
     connection.execute(
         "INSERT INTO artifacts (job_id, kind, sop_instance_uid, sop_class_uid, transfer_syntax_uid,"
-        " study_instance_uid, series_instance_uid, sha256, size, spool_key, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " study_instance_uid, series_instance_uid, sha256, size, spool_key, stands_for, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job_id,
             artifact.kind,
@@ -182,6 +184,7 @@ def _insert_artifact(connection: sqlite3.Connection, job_id: int, artifact: Arti
             artifact.sha256,
             artifact.size,
             artifact.spool_key,
+            artifact.stands_for,
             wall_time(),
         ),
     )

@@ -88,9 +88,12 @@ CREATE TABLE IF NOT EXISTS artifacts (
     sha256 TEXT NOT NULL,
     size INTEGER NOT NULL,
     spool_key TEXT NOT NULL UNIQUE,
+    stands_for TEXT,                            -- SOP instance UID of the result whose place it takes where
+                                                -- that one is not taken
     created_at TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS artifacts_by_job ON artifacts (job_id);
+CREATE INDEX IF NOT EXISTS artifacts_by_place ON artifacts (stands_for) WHERE stands_for IS NOT NULL;
 
 -- The series number that each series of results was given, for good.
 CREATE TABLE IF NOT EXISTS result_series (

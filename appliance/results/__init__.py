@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from pydicom import Dataset, dcmwrite
@@ -17,6 +18,7 @@ from appliance.dicom.outcome import Enhanced, Findings, Identity, NotAnalysed, S
 from appliance.dicom.volume import Volume
 from appliance.domain.errors import GiveUp
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from appliance.domain.recipients import STAND_INS
 from appliance.results.attributes import put, quiet
 from appliance.results.derived import derive_images
 from appliance.results.key_objects import key_object_selection
@@ -37,6 +39,10 @@ class Produced:
     dataset: Dataset
     ae_title: str
     key_sop_instance_uids: tuple[str, ...] = ()
+    stands_for: str | None = None
+    """SOP Instance UID of the result whose place it takes where that one is not taken."""
+    instead_only: bool = False
+    """It is sent only there."""
 
     @property
     def sop_instance_uid(self) -> str:
@@ -119,58 +125,76 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
 )
 """Every kind of result object, in the order in which they are produced."""
 
-UNANALYSED_WRITERS: Mapping[str, Callable[[NotAnalysed, Subject, Sequence[Dataset], Identity], Dataset]]
-UNANALYSED_WRITERS = MappingProxyType({"sr": unanalysed_report, "sc": unanalysed_capture})
+UnanalysedWriter = Callable[[NotAnalysed, Subject, Sequence[Dataset], Identity], Dataset]
+
+UNANALYSED_WRITERS: Mapping[str, UnanalysedWriter] = MappingProxyType(
+    {"sr": unanalysed_report, "sc": unanalysed_capture}
+)
 """The kinds of result objects that can say that there is no answer."""
 
 Numbering = Callable[[str, str, int], int]
 """The series number for (study UID, series UID, wanted number): the wanted one unless something has it."""
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be made of an outcome: objects of `kinds`, and `stand_ins` that nobody asked for, but that
+    take the place of another kind at destinations that do not take that one.
+    """
+
+    kinds: Collection[str]
+    stand_ins: Collection[str]
+    numbering: Numbering
+
+
 def write(
-    outcome: Enhanced | Findings,
-    volume: Volume,
-    identity: Identity,
-    kinds: Collection[str],
-    numbering: Numbering,
+    outcome: Enhanced | Findings, volume: Volume, identity: Identity, order: Order
 ) -> Iterator[Produced]:
-    """The result objects of one job of the given kinds, one at a time: a large series never exists twice.
+    """The result objects of one job, one at a time: a large series never exists twice.
 
     Raises:
         GiveUp: the outcome does not fit the volume, or the source cannot be referred to.
     """
+    makers = {kind: partial(writer, outcome, volume, identity) for kind, writer in WRITERS.items()}
     urgent, key_images = is_urgent(outcome), _key_images(outcome, volume)
-    for kind, writer in WRITERS.items():
-        if kind not in kinds:
-            continue
-        number: int | None = None
-        with _explained(kind):
-            for dataset in writer(outcome, volume, identity):
-                number = _number(dataset, numbering) if number is None else number
-                put(dataset, "SeriesNumber", number)
-                yield Produced(kind, urgent, dataset, identity.station.ae_title, key_images)
+    for made in _make(makers, order, identity):
+        yield replace(made, urgent=urgent, key_sop_instance_uids=key_images)
 
 
 def write_unanalysed(
-    outcome: NotAnalysed,
-    subject: Subject,
-    sources: Sequence[Dataset],
-    identity: Identity,
-    kinds: Collection[str],
-    numbering: Numbering,
+    outcome: NotAnalysed, subject: Subject, sources: Sequence[Dataset], identity: Identity, order: Order
 ) -> Iterator[Produced]:
     """What says that a triage model gave no answer on the series with the headers `sources`.
 
     Raises:
         GiveUp: the source cannot be referred to.
     """
-    for kind, writer in UNANALYSED_WRITERS.items():
-        if kind not in kinds:
+
+    def one(writer: UnanalysedWriter) -> Iterator[Dataset]:
+        yield writer(outcome, subject, sources, identity)
+
+    makers = {kind: partial(one, writer) for kind, writer in UNANALYSED_WRITERS.items()}
+    yield from _make(makers, order, identity)
+
+
+def _make(
+    makers: Mapping[str, Callable[[], Iterator[Dataset]]], order: Order, identity: Identity
+) -> Iterator[Produced]:
+    replaceable: dict[str, str] = {}
+    for kind, maker in makers.items():
+        if kind not in order.kinds and kind not in order.stand_ins:
             continue
+        number: int | None = None
         with _explained(kind):
-            dataset = writer(outcome, subject, sources, identity)
-            put(dataset, "SeriesNumber", _number(dataset, numbering))
-        yield Produced(kind, False, dataset, identity.station.ae_title)
+            for dataset in maker():
+                number = _number(dataset, order.numbering) if number is None else number
+                put(dataset, "SeriesNumber", number)
+                if kind in STAND_INS:
+                    replaceable[STAND_INS[kind]] = str(dataset.SOPInstanceUID)
+                stands_for = replaceable.get(kind)
+                instead_only = kind not in order.kinds and stands_for is not None
+                ae_title = identity.station.ae_title
+                yield Produced(kind, False, dataset, ae_title, (), stands_for, instead_only)
 
 
 def _key_images(outcome: Enhanced | Findings, volume: Volume) -> tuple[str, ...]:

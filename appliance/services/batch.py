@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from appliance.config.schema import DeliverySettings
 from appliance.domain.policy import backoff_s
 from appliance.domain.types import Delivery, Postponed, Refused, SendResult, Stored
-from appliance.journal import deliveries
+from appliance.journal import deliveries, substitutes
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.services.circuit import CircuitBreaker
@@ -31,10 +31,12 @@ class Batch:
         settings: DeliverySettings,
         ledger: Ledger,
         breaker: CircuitBreaker,
+        takes: Collection[str],
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._breaker = breaker
+        self._takes = takes
         self._untried = {delivery.id: delivery for delivery in claimed}
         self._claimed = len(claimed)
         self._began = self._moment = time.monotonic()
@@ -61,7 +63,10 @@ class Batch:
             maximum_s=self._settings.retry_maximum_s,
             random=random.random,
         )
-        self._ledger.put(partial(deliveries.settle, delivery=delivery, result=result, delay_s=delay_s))
+        change = partial(
+            substitutes.settle, delivery=delivery, result=result, delay_s=delay_s, takes=self._takes
+        )
+        self._ledger.put(change)
         # What failed before says nothing about the destination when it fails again.
         first = delivery.attempts == 1
         if not isinstance(result, Postponed) or result.status is not None:

@@ -7,32 +7,19 @@ and is reported as not analysed instead of killing it for ever.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
-from appliance import __version__
 from appliance.config.schema import Config
-from appliance.dicom.outcome import (
-    EarlierReport,
-    Enhanced,
-    Findings,
-    Identity,
-    ModelIdentity,
-    NotAnalysed,
-    Outcome,
-    StationIdentity,
-)
-from appliance.dicom.uids import station_device_uid
+from appliance.dicom.outcome import Enhanced, Findings, NotAnalysed, Outcome
 from appliance.dicom.unusable import Unusable
 from appliance.dicom.volume import load_headers, load_volume
 from appliance.domain.policy import backoff_s
+from appliance.domain.recipients import recipients, stand_ins
 from appliance.domain.types import Artifact, Job
 from appliance.journal import instances, jobs, series
 from appliance.journal.messages import Message
@@ -41,18 +28,17 @@ from appliance.models.catalog import stack_refusal
 from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
-from appliance.results import Produced, write, write_unanalysed
+from appliance.results import Order, Produced, write, write_unanalysed
 from appliance.results.notification import Notification, notification
 from appliance.runtime.base import Runner
 from appliance.runtime.onnx import OnnxRunner
 from appliance.services.messenger import Messenger
+from appliance.services.origin import identity_of
 from appliance.services.packages import Package, load_packages
 from appliance.services.routing import Source, results_to
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 
-_MANUFACTURER = "Edge Inference Appliance project"
-_PRODUCT = "Edge Inference Appliance"
 _LOOK_S = 2.0
 _RETRY_MINIMUM_S, _RETRY_MAXIMUM_S = 1.0, 60.0
 
@@ -149,9 +135,19 @@ class Inference:
         if isinstance(outcome, NotAnalysed):
             return Answer(outcome, self._tell_unanalysed(outcome, paths, job, package, settings))
         kinds = package.pipeline.results.kinds(_word(outcome))
-        identity = self._identity(job, package, settings)
+        identity = identity_of(job, package, settings, self._config, self._storage)
         told = notification(outcome, volume, identity, kinds) if isinstance(outcome, Findings) else None
-        return Answer(outcome, write(outcome, volume, identity, kinds, self._number), told, kinds)
+        order = self._order(package, kinds)
+        return Answer(outcome, write(outcome, volume, identity, order), told, kinds)
+
+    def _order(self, package: Package, kinds: frozenset[str]) -> Order:
+        takes = self._takes(package.pipeline.destinations)
+        taken = frozenset(kind for each in takes.values() for kind in each)
+        return Order(kinds & taken, stand_ins(kinds, takes), self._number)
+
+    def _takes(self, destinations: Sequence[str]) -> dict[str, Sequence[str]]:
+        stores = self._config.dicom_destinations
+        return {name: stores[name].takes for name in destinations if name in stores}
 
     def _tell_unanalysed(
         self,
@@ -168,8 +164,8 @@ class Inference:
             headers = load_headers(paths)
         except Unusable:  # nothing can be said in DICOM of images that cannot be read
             return ()
-        identity = self._identity(job, package, settings)
-        return write_unanalysed(outcome, subject, headers, identity, kinds, self._number)
+        identity = identity_of(job, package, settings, self._config, self._storage)
+        return write_unanalysed(outcome, subject, headers, identity, self._order(package, kinds))
 
     def _number(self, study_uid: str, series_uid: str, wanted: int) -> int:
         with self._storage.journal.write() as connection:
@@ -195,40 +191,8 @@ class Inference:
             spool_key=self._storage.results.put((memoryview(content)[PREAMBLE_BYTES:],)),
             urgent=produced.urgent,
             key_sop_instance_uids=produced.key_sop_instance_uids,
-        )
-
-    def _identity(self, job: Job, package: Package, settings: dict[str, float]) -> Identity:
-        manifest, station = package.manifest, self._config.station
-        named = {name: f"{value:g}" for name, value in settings.items()}
-        digest = hashlib.sha256(
-            json.dumps([manifest.id, manifest.version, manifest.weights.sha256, named]).encode()
-        ).hexdigest()
-        zone = ZoneInfo(station.timezone) if station.timezone else None
-        with self._storage.journal.read() as connection:
-            begun = datetime.fromisoformat(jobs.begun_at(connection, job))
-            report = jobs.earlier_report(connection, job)
-        return Identity(
-            station=StationIdentity(
-                ae_title=station.ae_title,
-                manufacturer=_MANUFACTURER,
-                product=_PRODUCT,
-                version=__version__,
-                serial=station.device_serial,
-                device_uid=station_device_uid(station.device_serial),
-            ),
-            model=ModelIdentity(
-                manifest.id,
-                manifest.version,
-                manifest.title,
-                manifest.manufacturer,
-                manifest.weights.sha256,
-            ),
-            pipeline_digest=digest,
-            revision=job.series[0][1],
-            created=datetime.now(timezone.utc).astimezone(zone),
-            parameters=named,
-            series_begun=begun.astimezone(zone),
-            earlier_report=None if report is None else EarlierReport(*report),
+            stands_for=produced.stands_for,
+            instead_only=produced.instead_only,
         )
 
     def _finish(
@@ -248,7 +212,7 @@ class Inference:
         with self._storage.journal.read() as connection:
             source = Source(*instances.latest_source(connection, job.series[0][0]))
         allowed = results_to(self._config, destinations, source, job.model, word)
-        stores = [name for name in allowed if name in self._config.dicom_destinations]
+        takes = self._takes(allowed)
         artifacts: list[Artifact] = []
         told: list[Message] = []
         try:
@@ -258,13 +222,14 @@ class Inference:
             seconds = time.monotonic() - started
             result = jobs.Result(word, reason, detail, model_sha256, seconds)
             with self._storage.journal.write() as connection:
-                superfluous = jobs.finish(connection, job, result, artifacts, stores, told)
+                superfluous = jobs.finish(connection, job, result, artifacts, takes, told)
         except BaseException:
             for artifact in [*artifacts, *(message.artifact for message in told)]:
                 self._storage.results.remove(artifact.spool_key)
             raise
         for key in superfluous:
             self._storage.results.remove(key)
+        self._tell_what_is_not_sent(job, artifacts, takes)
         metrics.JOBS_FINISHED.labels(model=job.model, outcome=word).inc()
         metrics.INFERENCE_SECONDS.labels(model=job.model).observe(seconds)
         if isinstance(outcome, NotAnalysed):
@@ -282,6 +247,18 @@ class Inference:
             },
         )
         ring(self._config.run_directory, "forward")
+
+    def _tell_what_is_not_sent(
+        self, job: Job, artifacts: Sequence[Artifact], takes: Mapping[str, Sequence[str]]
+    ) -> None:
+        """A destination that takes nothing of what was made gets nothing, but never without a word."""
+        served = {name for artifact in artifacts for name in recipients(artifact, artifacts, takes)}
+        for name in takes:
+            if artifacts and name not in served:
+                kinds = sorted({artifact.kind for artifact in artifacts})
+                _log.warning(
+                    "nothing_to_send", extra={"destination": name, "model": job.model, "kinds": kinds}
+                )
 
     def _failed(self, job: Job, error: str) -> None:
         _log.exception("job_failed", extra={"model": job.model, "attempt": job.attempts})

@@ -50,6 +50,7 @@ class Worker:
         self.name = name
         self._destination = destination
         self._settings = config.delivery
+        self._takes = config.destinations[name].takes
         self._storage = storage
         self._ledger = ledger
         self._breaker = breaker
@@ -169,7 +170,7 @@ class Worker:
         return claimed
 
     def _send(self, claimed: Sequence[Delivery]) -> None:
-        batch = Batch(claimed, self._settings, self._ledger, self._breaker)
+        batch = Batch(claimed, self._settings, self._ledger, self._breaker, self._takes)
 
         def settle(parcel: Parcel, result: SendResult) -> bool:
             batch.settle(parcel.delivery, result)

@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 
 from appliance.dicom.outcome import NotAnalysed, Subject
 from appliance.dicom.volume import Volume, load_headers, load_volume
-from appliance.results import Produced, write_unanalysed
+from appliance.results import Order, Produced, write_unanalysed
 from appliance.results.display import Edges, edges_of, picture, window_of
 from tests.dicom_samples import CtSeries, write_series
 from tests.modality_samples import cr_image, dx_image, enhanced_image, mr_images, us_image, write_images
@@ -88,7 +88,7 @@ def test_cards_of_other_outcomes_are_made_where_asked(tmp_path: Path) -> None:
     (negative,) = produce(findings(volume, positive=False), volume, kinds=["sc"])
     headers = load_headers(write_series(tmp_path / "series", CtSeries(slices=3)))
     outcome, subject = NotAnalysed("truncated", "the pixel data are cut off"), Subject(HAEMORRHAGE, BRAIN)
-    (unanalysed,) = write_unanalysed(outcome, subject, headers, IDENTITY, ["sc"], as_wanted)
+    (unanalysed,) = write_unanalysed(outcome, subject, headers, IDENTITY, Order(["sc"], (), as_wanted))
     (positive,) = produce(findings(volume, positive=True), volume, kinds=["sc"])
     stripes = [tuple(capture(made).pixel_array[40, 5]) for made in (positive, negative, unanalysed)]
     assert stripes == [(255, 98, 72), (120, 170, 220), (255, 200, 60)]

@@ -19,6 +19,7 @@ from appliance.journal.jobs import Result
 from appliance.journal.series import NewJob, Skip
 from tests.journal_samples import (
     PACS,
+    REPORTS,
     artifact,
     claimed_job,
     count,
@@ -89,7 +90,7 @@ class TestRecording:
         planned_job(journal)
         job = claimed_job(journal)
         with journal.write() as connection:
-            jobs.finish(connection, job, DONE, [artifact("2.25.9")], PACS)
+            jobs.finish(connection, job, DONE, [artifact("2.25.9")], REPORTS)
         assert put(journal, "2.25.9") is Recorded.OWN_RESULT
         assert count(journal, "deliveries") == 2
 
@@ -180,7 +181,7 @@ class TestOutbox:
         job = claimed_job(journal)
         results = [artifact("routine", study="r"), artifact("urgent", urgent=True, study="u")]
         with journal.write() as connection:
-            jobs.finish(connection, job, DONE, results, PACS)
+            jobs.finish(connection, job, DONE, results, REPORTS)
         put(journal, "late", study_instance_uid="o")
         claimed = [claim(journal) for _ in range(5)]
         assert claimed == [["urgent"], ["1.2.3.0.0"], ["late"], ["routine"], []]
@@ -271,12 +272,12 @@ class TestJobs:
         with journal.write() as connection:
             job = jobs.claim(connection)
             assert job is not None
-            assert jobs.finish(connection, job, DONE, [first], PACS) == []
+            assert jobs.finish(connection, job, DONE, [first], REPORTS) == []
         planned_job(journal, number=1)
         again, new = artifact("2.25.9"), artifact("2.25.10")
         job = claimed_job(journal)
         with journal.write() as connection:
-            assert jobs.finish(connection, job, DONE, [again, new], PACS) == [again.spool_key]
+            assert jobs.finish(connection, job, DONE, [again, new], REPORTS) == [again.spool_key]
             assert jobs.artifact_keys(connection) == {first.spool_key, new.spool_key}
         with journal.read() as connection:
             sent = connection.execute("SELECT sop_instance_uid FROM deliveries WHERE spool = 'results'")
@@ -287,7 +288,7 @@ class TestJobs:
         job = claimed_job(journal)
         one = artifact("2.25.9")
         with pytest.raises(sqlite3.IntegrityError), journal.write() as connection:
-            jobs.finish(connection, job, Result("nonsense", None, None, "sha", 1.0), [one], PACS)
+            jobs.finish(connection, job, Result("nonsense", None, None, "sha", 1.0), [one], REPORTS)
         assert count(journal, "artifacts") == 0
         assert count(journal, "deliveries") == 1
         assert state_of(journal, "jobs", job.id) == "running"
@@ -308,7 +309,7 @@ class TestJobs:
         job = claimed_job(journal)
         result = Result("not_analysed", "no_decoder", "a sentence", "sha2", 2.5)
         with journal.write() as connection:
-            jobs.finish(connection, job, result, [], PACS)
+            jobs.finish(connection, job, result, [], REPORTS)
             row = connection.execute(
                 "SELECT outcome, reason, detail, model_sha256, seconds FROM jobs"
             ).fetchone()

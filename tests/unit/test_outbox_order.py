@@ -17,7 +17,7 @@ from appliance.journal import deliveries, instances, jobs
 from appliance.journal.database import Journal
 from appliance.journal.interventions import Intervention, intervene
 from appliance.journal.jobs import Result
-from tests.journal_samples import PACS, artifact, claimed_job, image, open_journal, planned_job
+from tests.journal_samples import PACS, REPORTS, artifact, claimed_job, image, open_journal, planned_job
 
 POSITIVE = Result("positive", None, None, "sha", 1.0)
 
@@ -137,7 +137,7 @@ def test_a_job_that_finds_something_flags_its_study(journal: Journal) -> None:
     job = claimed_job(journal)
     found = replace(artifact("2.25.9", urgent=True), key_sop_instance_uids=("1.2.3.0.0",))
     with journal.write() as connection:
-        jobs.finish(connection, job, POSITIVE, [found], PACS)
+        jobs.finish(connection, job, POSITIVE, [found], REPORTS)
     assert [(one.sop_instance_uid, one.priority) for one in claim(journal)] == [
         ("1.2.3.0.0", Priority.KEY_IMAGE)
     ]

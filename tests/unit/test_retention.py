@@ -199,7 +199,7 @@ def test_an_open_series_and_a_job_keep_it(site: Site) -> None:
     assert job is not None
     assert site.after(50 * HOUR) == {key}
     with site.journal.write() as connection:
-        jobs.finish(connection, job, jobs.Result("negative", None, None, "sha", 1.0), [], [])
+        jobs.finish(connection, job, jobs.Result("negative", None, None, "sha", 1.0), [], {})
     site.after(0.02 * HOUR)
     assert site.after(HOUR) == set()
 
@@ -229,7 +229,7 @@ def test_a_result_has_its_own_time(site: Site) -> None:
         assert job is not None
         jobs.finish(
             connection, job, jobs.Result("negative", None, None, "sha", 1.0),
-            [_at(artifact("9"), key)], ["archive"],
+            [_at(artifact("9"), key)], {"archive": ("sr",)},
         )  # fmt: skip
     site.deliver(key, "archive", *STORED)
     assert site.after(1.9 * HOUR, site.storage.results) == {key}

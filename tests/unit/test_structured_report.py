@@ -17,7 +17,7 @@ from appliance.dicom.codes import NOTICE
 from appliance.dicom.outcome import EarlierReport, Findings, Identity, NotAnalysed, Subject
 from appliance.dicom.volume import Volume, load_headers
 from appliance.domain.errors import GiveUp
-from appliance.results import Produced, write_unanalysed
+from appliance.results import Order, Produced, write_unanalysed
 from tests.dicom_samples import CtSeries, write_series
 from tests.result_samples import (
     ACR_3,
@@ -115,7 +115,9 @@ def test_the_threshold_is_stated_once(tmp_path: Path, positive: bool) -> None:
 def unanalysed(folder: Path, kinds: tuple[str, ...] = ("sr",)) -> list[Produced]:
     sources = load_headers(write_series(folder, SERIES))
     outcome = NotAnalysed("out_of_distribution", "only 1 of 3 slabs shows a brain in its skull")
-    return list(write_unanalysed(outcome, Subject(HAEMORRHAGE, BRAIN), sources, IDENTITY, kinds, as_wanted))
+    return list(
+        write_unanalysed(outcome, Subject(HAEMORRHAGE, BRAIN), sources, IDENTITY, Order(kinds, (), as_wanted))
+    )
 
 
 def test_a_series_that_was_not_analysed_is_neither_positive_nor_negative(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What result objects say of their own origin: this appliance, the model, when, and what came before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timezone
+from zoneinfo import ZoneInfo
+
+from appliance import __version__
+from appliance.config.schema import Config
+from appliance.dicom.outcome import EarlierReport, Identity, ModelIdentity, StationIdentity
+from appliance.dicom.uids import station_device_uid
+from appliance.domain.types import Job
+from appliance.journal import jobs
+from appliance.services.packages import Package
+from appliance.services.storage import Storage
+
+_MANUFACTURER = "Edge Inference Appliance project"
+_PRODUCT = "Edge Inference Appliance"
+
+
+def identity_of(
+    job: Job, package: Package, settings: dict[str, float], config: Config, storage: Storage
+) -> Identity:
+    """The origin of the results of a job, made now by a model with these settings."""
+    manifest, station = package.manifest, config.station
+    named = {name: f"{value:g}" for name, value in settings.items()}
+    digest = hashlib.sha256(
+        json.dumps([manifest.id, manifest.version, manifest.weights.sha256, named]).encode()
+    ).hexdigest()
+    zone = ZoneInfo(station.timezone) if station.timezone else None
+    with storage.journal.read() as connection:
+        begun = datetime.fromisoformat(jobs.begun_at(connection, job))
+        report = jobs.earlier_report(connection, job)
+    return Identity(
+        station=StationIdentity(
+            ae_title=station.ae_title,
+            manufacturer=_MANUFACTURER,
+            product=_PRODUCT,
+            version=__version__,
+            serial=station.device_serial,
+            device_uid=station_device_uid(station.device_serial),
+        ),
+        model=ModelIdentity(
+            manifest.id,
+            manifest.version,
+            manifest.title,
+            manifest.manufacturer,
+            manifest.weights.sha256,
+        ),
+        pipeline_digest=digest,
+        revision=job.series[0][1],
+        created=datetime.now(timezone.utc).astimezone(zone),
+        parameters=named,
+        series_begun=begun.astimezone(zone),
+        earlier_report=None if report is None else EarlierReport(*report),
+    )
