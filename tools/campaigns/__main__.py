@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     receives.add_argument("--senders", type=int, default=4, help="how many scanners send at the same time")
     receives.add_argument("--receivers", type=int, default=2, help="how many processes receive")
     forwards = kinds.add_parser("forward", help="kill the forwarder or the PACS while images leave")
-    forwards.add_argument("--points", type=int, default=100, help="how many kills (about 5 s each)")
+    forwards.add_argument("--points", type=int, default=150, help="how many kills (about 5 s each)")
     forwards.add_argument("--seed", type=int, default=1, help="decides victims and moments")
     forwards.add_argument("--senders", type=int, default=4, help="how many scanners send at the same time")
     inputs = kinds.add_parser("fuzz", help="feed broken PDUs and command sets to the receiver's parser")

@@ -1,4 +1,4 @@
-"""The crash experiment on forwarding: scanners send, and the forwarder or the PACS is killed meanwhile."""
+"""The crash experiment on forwarding: the forwarder, or the PACS, is killed while images leave."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from pathlib import Path
 
 from tools.campaigns import receive_crash
 from tools.campaigns.receive_crash import PATIENCE_S, ReceiveBench, start_scanners, verify
+from tools.campaigns.scanner import Series
+from tools.campaigns.tree import SUPERVISOR
 
 FORWARDER, PACS = "forward", "PACS"
 LIVE, BACKLOG = "while scanners send", "while a backlog leaves"
 SITUATIONS = (LIVE, BACKLOG)
 """In the second the PACS is away until the appliance has all images."""
 
-_DRAW = [(FORWARDER, situation) for situation in SITUATIONS for _ in range(4)]
-_DRAW += [(PACS, situation) for situation in SITUATIONS]
-_LOOK_S = 0.005
+# The death of the supervisor is one of the forwarder, too, and lets restarts begin with a short delay again.
+_DRAW = (FORWARDER, FORWARDER, FORWARDER, FORWARDER, SUPERVISOR, PACS)
+_LOOK_S = 0.001
+_CLAIMED_S = 0.01
+"""About how long a batch is in the hands of the forwarder."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """`victim` is killed when `share` of the time has passed that the situation lasts undisturbed."""
+    """`victim` is killed when `share` of the time has passed that the situation lasts undisturbed, at a
+    random moment in the hands of the forwarder: `later_s` after images were seen to be claimed.
+    """
 
     number: int
     victim: str
     situation: str
     share: float
+    later_s: float
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,12 @@ def bench(folder: Path, *, senders: int) -> Iterator[ForwardBench]:
 
 def draw_kills(count: int, chance: random.Random) -> Iterator[Kill]:
     """Kills in both situations in random order, mostly of the forwarder, each at a random moment."""
-    drawn: list[tuple[str, str]] = []
+    drawn: list[str] = []
     for number in range(count):
         if not drawn:
             drawn = chance.sample(_DRAW, len(_DRAW))
-        yield Kill(number, *drawn.pop(), chance.random())
+        situation = chance.choice(SITUATIONS)
+        yield Kill(number, drawn.pop(), situation, chance.random(), chance.uniform(0.0, _CLAIMED_S))
 
 
 def forward_crash(bench: ForwardBench, kill: Kill) -> ForwardCrash:
@@ -107,6 +115,8 @@ def forward_crash(bench: ForwardBench, kill: Kill) -> ForwardCrash:
         made.pacs.start()
         _await_first(made)
     time.sleep(kill.share * bench.lasting_s[kill.situation])
+    _await_claimed(made, whole)
+    time.sleep(kill.later_s)
     arrived, sending = made.arrivals.here, made.journal.sending(whole)
     if kill.victim == PACS:
         made.pacs.kill()
@@ -115,6 +125,8 @@ def forward_crash(bench: ForwardBench, kill: Kill) -> ForwardCrash:
         found = []
     else:
         found = made.tree.kill(kill.victim)
+    if kill.victim == SUPERVISOR:
+        made.tree.start()
     found += verify(made, scanners, whole)
     copies = made.arrivals.copies(whole.images)
     seconds = time.monotonic() - begin
@@ -141,6 +153,12 @@ def _measure_backlog(made: ReceiveBench) -> float:
     if found:
         raise RuntimeError(f"an undisturbed backlog made {found}")
     return lasted_s
+
+
+def _await_claimed(made: ReceiveBench, whole: Series) -> None:
+    """Return once the forwarder has images in hand, or all have arrived."""
+    while not made.journal.sending(whole) and made.arrivals.here < len(whole.images):
+        time.sleep(_LOOK_S)
 
 
 def _await_first(made: ReceiveBench) -> None:

@@ -64,24 +64,28 @@ class Pacs:
                 start_new_session=True,  # Ctrl-C is for the campaign alone
             )
         end = time.monotonic() + _START_S
-        while not listens(self.port):
+        while not listens(self.port) or self._process.poll() is not None:
             if time.monotonic() > end or self._process.poll() is not None:
                 raise RuntimeError(f"storescp does not listen; see {self.folder.parent / 'storescp.log'}")
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop listening; what has arrived stays."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
+        """Stop listening and drop all associations; what has arrived stays."""
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it with SIGKILL in the middle of whatever it does, with all its associations."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its children, each of which has the listening socket, too."""
+        if self._process is None:
+            return
+        os.killpg(self._process.pid, number)
         self._process.wait()
         self._process = None
+        while listens(self.port):
+            time.sleep(0.01)
 
     def arrived(self, study_instance_uid: str) -> dict[str, list[Arrived]]:
         """Every copy of every object of one study, by SOP Instance UID."""
