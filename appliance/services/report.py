@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from typing import TypedDict
@@ -16,7 +17,7 @@ from appliance.journal.database import Journal
 from appliance.services.packages import load_packages
 
 Row = dict[str, str | int | float | list[str]]
-_NUMBERS = {"count", "seconds", "id", "attempts", "due_s"}
+_NUMBERS = {"count", "seconds", "id", "attempts", "due_s", "oldest_s", "bytes"}
 
 
 class StatusReport(TypedDict):
@@ -30,6 +31,9 @@ class StatusReport(TypedDict):
     outbox: list[Row]
     oldest_waiting_s: dict[str, float]
     destinations: list[Row]
+    commitment: list[Row]
+    uncommitted: list[Row]
+    spool: list[Row]
 
 
 def status_report(config: Config) -> StatusReport:
@@ -48,6 +52,9 @@ def status_report(config: Config) -> StatusReport:
             outbox=[],
             oldest_waiting_s={},
             destinations=[],
+            commitment=[],
+            uncommitted=[],
+            spool=[],
         )
     with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
         deliveries = summary.deliveries_by_state(connection)
@@ -69,7 +76,27 @@ def status_report(config: Config) -> StatusReport:
                 }
                 for one in summary.circuits(connection)
             ],
+            commitment=_commitment(connection),
+            uncommitted=_rows(["destination", "state"], summary.uncommitted(connection)),
+            spool=[
+                {"spool": spool, "kept_for": kept_for, "count": count, "bytes": size}
+                for (spool, kept_for), (count, size) in summary.spool_files(connection).items()
+            ],
         )
+
+
+def _commitment(connection: sqlite3.Connection) -> list[Row]:
+    """By role (scp: asked of us by scanners; scu: asked by us of destinations) and state."""
+    oldest = summary.oldest_commitment_s(connection)
+    return [
+        {
+            "role": count.labels[0],
+            "state": count.labels[1],
+            "count": count.count,
+            "oldest_s": round(oldest.get(count.labels, 0.0), 1),
+        }
+        for count in summary.commitments_by_state(connection)
+    ]
 
 
 def status_tables(report: StatusReport) -> list[Table]:
@@ -90,6 +117,9 @@ def status_tables(report: StatusReport) -> list[Table]:
         ("Outbox", ["destination", "kind", "state", "count"], report["outbox"]),
         ("Oldest waiting", ["destination", "seconds"], waiting),
         ("Destinations", ["destination", "circuit", "since", "reason"], report["destinations"]),
+        ("Storage commitment", ["role", "state", "count", "oldest_s"], report["commitment"]),
+        ("Not committed yet", ["destination", "state", "count"], report["uncommitted"]),
+        ("Spool", ["spool", "kept_for", "count", "bytes"], report["spool"]),
     ]
     return [states, *(table(title, columns, rows) for title, columns, rows in details if rows)]
 

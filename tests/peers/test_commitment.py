@@ -218,10 +218,13 @@ def test_another_no_is_no_success_and_is_asked_about_again(directed: DirectedSit
     assert asked == sorted(uids)
     assert second != first
     assert all(directed.pacs.stored.count(uid) == 1 for uid in uids)
+    uncommitted = {"destination": "pacs", "state": "asked", "count": len(uids)}
+    assert directed.appliance.status()["uncommitted"] == [uncommitted]
     directed.report(second, uids)
-    wait_until(
-        lambda: metric(directed.appliance, "appliance_uncommitted_deliveries") == 0, 30, "all is committed"
-    )
+    status = directed.appliance.status()
+    assert status["uncommitted"] == []
+    assert {(one["role"], one["state"]) for one in status["commitment"]} >= {("scu", "answered")}
+    assert sum(one["count"] for one in status["spool"]) == status["deliveries"]["committed"]
 
 
 @pytest.mark.parametrize(
