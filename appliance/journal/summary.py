@@ -108,7 +108,7 @@ def uncommitted(connection: sqlite3.Connection) -> list[Count]:
         connection,
         "SELECT u.destination, CASE WHEN u.transaction_id IS NOT NULL THEN 'asked'"
         " WHEN u.due_s IS NOT NULL THEN 'waiting' ELSE 'given_up' END, count(*)"
-        " FROM uncommitted u JOIN deliveries d ON d.id = u.delivery_id WHERE d.state = 'stored'"
+        " FROM uncommitted u CROSS JOIN deliveries d ON d.id = u.delivery_id WHERE d.state = 'stored'"
         " GROUP BY 1, 2",
     )
 

@@ -97,7 +97,7 @@ def make(connection: sqlite3.Connection, destination: str, *, limit: int) -> Tra
 def _due(connection: sqlite3.Connection, destination: str, limit: int) -> list[sqlite3.Row]:
     return connection.execute(
         "SELECT u.delivery_id, d.sop_class_uid, d.sop_instance_uid FROM uncommitted u"
-        " JOIN deliveries d ON d.id = u.delivery_id"
+        " CROSS JOIN deliveries d ON d.id = u.delivery_id"
         " WHERE u.destination = ? AND u.due_s <= ? AND d.state = 'stored' ORDER BY u.due_s LIMIT ?",
         (destination, boot_seconds(), limit),
     ).fetchall()

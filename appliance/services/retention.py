@@ -18,7 +18,7 @@ from appliance.journal.files import SpoolFile
 from appliance.observe import metrics
 from appliance.services.storage import Storage
 
-_BATCH = 200
+_BATCH = 100
 _NEXT_LOOK_SHARE = 0.01  # of the retention time: a purge may be that much late
 _NEXT_LOOK_MINIMUM_S = 1.0
 _NEXT_LOOK_MAXIMUM_S = 600.0

@@ -323,7 +323,7 @@ def test_empty_folders_go_as_well(tmp_path: Path) -> None:
 
 
 def test_a_look_is_bounded(site: Site) -> None:
-    for number in range(250):
+    for number in range(120):
         site.receive(str(number), "archive")
     assert site.retention.look()
     assert not site.retention.look()
