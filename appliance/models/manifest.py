@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from appliance.domain.errors import Misconfigured
 
@@ -38,7 +38,7 @@ class PrivateEntry(_Part):
 
 
 class Weights(_Part):
-    """The weights file and the SHA-256 that it must have."""
+    """A file of the package, such as the weights, and the SHA-256 that it must have."""
 
     file: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -93,6 +93,34 @@ class TriageTask(_Part):
 Task = Annotated[EnhanceTask | TriageTask, Field(discriminator="kind")]
 
 
+class ShapeRange(_Part):
+    """Shapes of one input; axis 0 is the batch. The engine is fastest at `usual`."""
+
+    smallest: tuple[PositiveInt, ...]
+    usual: tuple[PositiveInt, ...]
+    largest: tuple[PositiveInt, ...]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ShapeRange:
+        shapes = (self.smallest, self.usual, self.largest)
+        if len({len(shape) for shape in shapes}) != 1:
+            raise ValueError("smallest, usual and largest need the same number of axes")
+        if any(not low <= middle <= high for low, middle, high in zip(*shapes, strict=True)):
+            raise ValueError("smallest, usual and largest have to ascend in every axis")
+        return self
+
+
+class EngineRules(_Part):
+    """What an engine of the graph is built for, and how near ONNX Runtime it has to stay."""
+
+    profiles: Annotated[list[dict[str, ShapeRange]], Field(min_length=1)]
+    """One engine serves all of these; an image that none takes runs on ONNX Runtime."""
+    golden: Weights
+    """Inputs on which the parity gate compares: arrays named `<case>.<input>` in an .npz file."""
+    parity: Annotated[dict[str, Annotated[float, Field(gt=0.0)]], Field(min_length=1)]
+    """The largest absolute difference from ONNX Runtime, for every output of the graph."""
+
+
 class Manifest(_Part):
     """The whole of `model.yaml`."""
 
@@ -104,6 +132,8 @@ class Manifest(_Part):
     weights: Weights
     accepts: Contract
     task: Task
+    engine: EngineRules | None = None
+    """Left out: the model runs on ONNX Runtime only."""
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -1,14 +1,50 @@
-"""What a model task needs of a runtime."""
+"""What a model task needs of a runtime, and what a runtime needs to know of a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.domain.errors import GiveUp, TryAgain
+
 Tensors = Mapping[str, NDArray[np.float32]]
+Outputs = dict[str, NDArray[np.float32]]
+Shape = tuple[int, ...]
+
+
+class Unavailable(GiveUp):
+    """This machine lacks what a runtime needs; the sentence says what."""
+
+
+class DeviceFault(TryAgain):
+    """The GPU failed or hangs; only a new process gets it back."""
+
+
+class OutOfDeviceMemory(TryAgain):
+    """The GPU has no memory for this batch; a smaller one, or another runtime, may do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Shapes that one input may have in a profile: both ends, and the one to be fastest at."""
+
+    smallest: Shape
+    usual: Shape
+    largest: Shape
+
+    def hold(self, shape: Shape) -> bool:
+        """Whether an input of this shape lies within the limits."""
+        return len(shape) == len(self.smallest) and all(
+            low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
+        )
+
+
+Profile = Mapping[str, Limits]
+"""The limits of every input by its name: what a TensorRT engine is built for. Axis 0 is the batch."""
 
 
 class Runner(Protocol):

@@ -1,7 +1,8 @@
-"""ONNX Runtime on the CPU: the embedded default, which needs no GPU."""
+"""ONNX Runtime: the embedded default, which needs no GPU and uses one where its CUDA provider finds it."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +13,46 @@ from appliance.domain.errors import GiveUp
 from appliance.runtime.base import Tensors
 
 NAME = "onnxruntime-cpu"
+NAME_CUDA = "onnxruntime-cuda"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxRunner:
-    """One ONNX graph in an inference session of its own."""
+    """One ONNX graph in an inference session of its own.
 
-    name = NAME
+    `sha256` is that of the very bytes that were loaded. Graphs with weights in further files are refused.
+    """
 
-    def __init__(self, weights: Path, *, threads: int) -> None:
+    def __init__(self, weights: Path, *, threads: int, cpu_only: bool = False) -> None:
+        """Load `weights`; `cpu_only` leaves a GPU alone, for the reference that others are held to.
+
+        Raises:
+            GiveUp: the file is no graph that ONNX Runtime can run.
+        """
+        graph = weights.read_bytes()
+        self.sha256 = hashlib.sha256(graph).hexdigest()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(weights), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        offered = onnxruntime.get_available_providers()
+        wanted = [_CPU] if cpu_only or _CUDA not in offered else [_CUDA, _CPU]
+        try:
+            self._session = onnxruntime.InferenceSession(graph, sess_options=options, providers=wanted)
+        except _REFUSALS as error:
+            raise GiveUp(f"ONNX Runtime cannot load {weights.name}: {error}") from error
+        # The provider stays out where the library has it, but the machine no GPU.
+        self.name = NAME_CUDA if _CUDA in self._session.get_providers() else NAME
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """See `Runner.run`."""
         try:
             values = self._session.run(self._outputs, dict(inputs))
-        except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+        except _states.InvalidArgument as error:
             raise GiveUp(f"the inputs do not fit the model's graph: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
+
+
+_states = onnxruntime.capi.onnxruntime_pybind11_state
+_REFUSALS = (_states.Fail, _states.InvalidGraph, _states.InvalidProtobuf, _states.NotImplemented)
