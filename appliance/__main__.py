@@ -246,14 +246,14 @@ def _intervene(
 
 
 def _work(name: str, config_path: Path, serve: Callable[[Config, Process], None]) -> None:
-    from appliance.observe import log, metrics
+    from appliance.observe import exposition, log
     from appliance.observe.process import Process
 
     with _problems_as_lines():
         settings = load(config_path)
         log.configure(name, settings.log.level)
         process = Process(name, settings.run_directory)
-        metrics.expose(settings.run_directory, name)
+        exposition.expose(settings.run_directory, name)
         serve(settings, process)
     logging.getLogger(__name__).info("stopped")
 

@@ -27,7 +27,7 @@ from appliance.domain.policy import Space, seconds_to_full
 from appliance.domain.states import COMMITMENT, SERIES, TRANSACTION
 from appliance.journal import summary
 from appliance.journal.database import Journal
-from appliance.observe import metrics
+from appliance.observe import exposition, metrics
 from appliance.observe.process import Process
 from appliance.services.alarm import Alarm
 
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one request."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(HTTPStatus.OK, PROMETHEUS, metrics.exposition(_families(self.server)))
+            self._answer(HTTPStatus.OK, PROMETHEUS, exposition.exposition(_families(self.server)))
         elif path == "/healthz":
             self._answer(HTTPStatus.OK, PLAIN, b"ok\n")
         elif path == "/readyz":
@@ -175,9 +175,9 @@ def _families(server: _Server) -> list[Metric]:
     run_directory = server.config.run_directory
     names = [*server.config.receivers, *metrics.WORKERS[1:]]
     # Under systemd nobody supervises but systemd itself.
-    if metrics.answers(run_directory, "run"):
+    if exposition.answers(run_directory, "run"):
         names.append("run")
-    families = metrics.collect(run_directory, names) + server.disk.families()
+    families = exposition.collect(run_directory, names) + server.disk.families()
     try:
         return families + _journal_families(server)
     except ApplianceError as error:
@@ -233,7 +233,7 @@ def _values(counts: Iterable[summary.Count]) -> dict[tuple[str, ...], float]:
 
 def _why_not_ready(server: _Server) -> str | None:
     for name in server.config.receivers:
-        if not metrics.answers(server.config.run_directory, name):
+        if not exposition.answers(server.config.run_directory, name):
             return f"the {name} process does not answer"
     try:
         with server.journal.view() as connection:

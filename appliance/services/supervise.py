@@ -18,7 +18,7 @@ from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.domain.policy import backoff_s
-from appliance.observe import metrics, sockets
+from appliance.observe import exposition, metrics, sockets
 from appliance.observe.process import SUPERVISOR_VARIABLE, Process
 
 _log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def run(config_path: Path, config: Config) -> int:
         Misconfigured: another appliance runs in the same storage folder.
     """
     process = Process("run", config.run_directory)
-    metrics.expose(config.run_directory, process.name)
+    exposition.expose(config.run_directory, process.name)
     workers = []
     for name, allowed in limits(config).items():
         words = [*subcommand(name), "--config", str(config_path.resolve())]

@@ -15,7 +15,7 @@ from typing import Any
 
 from appliance.config.load import load
 from appliance.network.limits import Limits
-from appliance.observe import log, metrics
+from appliance.observe import exposition, log
 from appliance.observe.process import Process
 from appliance.services.receive import serve
 from tests.support.processes import ROOT, free_port, listens, stop, wait_until
@@ -82,7 +82,7 @@ class Receiving:
 
     def misbehaviour(self, word: str) -> float:
         """The counter appliance_peer_misbehaviour_total{what=word}."""
-        for family in metrics.collect(load(self._config).run_directory, ["receive"]):
+        for family in exposition.collect(load(self._config).run_directory, ["receive"]):
             for sample in family.samples:
                 if sample.name == "appliance_peer_misbehaviour_total" and sample.labels["what"] == word:
                     return sample.value
@@ -110,7 +110,7 @@ def main() -> None:
     config = load(Path(sys.argv[1]))
     log.configure("receive", config.log.level)
     process = Process("receive", config.run_directory)
-    metrics.expose(config.run_directory, "receive")
+    exposition.expose(config.run_directory, "receive")
     limits = replace(SHORT, pdu_bytes=config.listener.maximum_pdu, idle_s=config.listener.network_timeout_s)
     serve(config, process, limits)
 

@@ -21,10 +21,10 @@ from tests.support.running import ENVIRONMENT
 RECEIVE = """
 import sys
 from pathlib import Path
-from appliance.observe import metrics
+from appliance.observe import exposition
 from appliance.observe.process import Process
 process = Process("receive", Path(sys.argv[1]))
-metrics.expose(Path(sys.argv[1]), "receive")
+exposition.expose(Path(sys.argv[1]), "receive")
 while not process.stopping.is_set():
     process.wait(60)
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.errors import Misconfigured
-from appliance.observe import metrics, process, sockets
+from appliance.observe import exposition, process, sockets
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from tests.support.processes import wait_until
@@ -154,12 +154,12 @@ def test_a_supervisor_that_is_gone_does_no_harm(
 EXPOSING = """
 import sys
 from pathlib import Path
-from appliance.observe import metrics
+from appliance.observe import exposition, metrics
 from appliance.observe.process import Process
 process = Process(sys.argv[2], Path(sys.argv[1]))
 metrics.INSTANCES_RECEIVED.labels(outcome="stored").inc(int(sys.argv[3]))
 metrics.RECEIVE_SECONDS.observe(0.02)
-metrics.expose(Path(sys.argv[1]), sys.argv[2])
+exposition.expose(Path(sys.argv[1]), sys.argv[2])
 process.ready()
 while not process.stopping.is_set():
     process.wait(60)
@@ -173,8 +173,8 @@ def test_the_metrics_of_all_processes_become_one_page(run_directory: Path) -> No
     ]
     try:
         for name in ("receive", "plan"):
-            wait_until(lambda name=name: metrics.answers(run_directory, name), 20, f"{name} answers")  # type: ignore[misc]
-        page = metrics.exposition(metrics.collect(run_directory, ["receive", "plan", "infer"])).decode()
+            wait_until(lambda name=name: exposition.answers(run_directory, name), 20, f"{name} answers")  # type: ignore[misc]
+        page = exposition.exposition(exposition.collect(run_directory, ["receive", "plan", "infer"])).decode()
     finally:
         for child in running:
             child.terminate()
@@ -186,7 +186,7 @@ def test_the_metrics_of_all_processes_become_one_page(run_directory: Path) -> No
     assert 'appliance_receive_seconds_bucket{le="0.025",process="plan"} 1.0' in page
     assert page.count("# TYPE appliance_instances_received_total counter") == 1
     assert "_created" not in page
-    assert not metrics.answers(run_directory, "receive")
+    assert not exposition.answers(run_directory, "receive")
 
 
 LOGGING = """

@@ -19,13 +19,13 @@ from tests.support.running import ENVIRONMENT
 SUPERVISOR = """
 import sys
 from pathlib import Path
-from appliance.observe import log, metrics
+from appliance.observe import exposition, log
 from appliance.observe.process import Process
 from appliance.services.supervise import Limits, Worker, supervise
 folder = Path(sys.argv[1])
 log.configure("run", "info")
 process = Process("run", folder / "run")
-metrics.expose(folder / "run", "run")
+exposition.expose(folder / "run", "run")
 command = [sys.executable, str(folder / "worker.py"), str(folder)]
 workers = [
     Worker(name, Limits(4.0, 5.0), [*command, name], folder / "run") for name in ("receive", "infer")
