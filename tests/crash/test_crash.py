@@ -18,8 +18,6 @@ POINTS = 10
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-# pynetdicom leaves the socket of a refused connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("seed", [20261123])
 def test_whatever_dies_everything_arrives_once(tmp_path: Path, seed: int) -> None:
     program("/usr/bin/storescp", "dcmtk")

@@ -19,8 +19,6 @@ POINTS = 10
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-# pynetdicom leaves the socket of a refused connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("seed", [20261123])
 def test_whoever_dies_while_images_leave_everything_arrives_once(tmp_path: Path, seed: int) -> None:
     program("/usr/bin/storescp", "dcmtk")

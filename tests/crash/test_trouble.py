@@ -16,7 +16,8 @@ from tests.support.processes import DCMTK_ENVIRONMENT, program, wait_until
 from tools.campaigns.crash import SIZE, SLICES
 from tools.campaigns.journal_view import JournalView
 from tools.campaigns.pacs import Pacs
-from tools.campaigns.scanner import Scanner, Series, data_set_bytes, new_series
+from tools.campaigns.raw_sender import data_set_bytes
+from tools.campaigns.scanner import Scanner, Series, new_series
 from tools.campaigns.tree import Tree
 from tools.simulate.head_series import write_series
 

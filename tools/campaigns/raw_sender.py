@@ -15,7 +15,6 @@ from types import TracebackType
 from pydicom.filereader import read_file_meta_info
 
 from tools.campaigns import wire
-from tools.campaigns.scanner import data_set_bytes
 
 _PDU_BYTES = 131072
 _TIMEOUT_S = 60.0
@@ -41,6 +40,15 @@ class Object:
     def context(self) -> tuple[str, str]:
         """SOP class and transfer syntax."""
         return self.sop_class_uid, self.transfer_syntax_uid
+
+
+def data_set_bytes(path: Path) -> bytes:
+    """What follows group 2 in a file (PS3.10 section 7.1)."""
+    content = path.read_bytes()
+    # Preamble (128), prefix (4), then (0002,0000) UL of 4 bytes: tag, VR, length, value.
+    if content[128:132] != b"DICM" or content[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
+        return b""
+    return content[144 + int.from_bytes(content[140:144], "little") :]
 
 
 def read_object(path: Path) -> Object:
@@ -139,9 +147,11 @@ class RawSender:
 
     def release(self) -> None:
         """End the association as it should be."""
-        self._connection.sendall(wire.RELEASE_REQUEST)
-        self._receive()
-        self._connection.close()
+        try:
+            self._connection.sendall(wire.RELEASE_REQUEST)
+            self._receive()
+        finally:
+            self._connection.close()
 
     def _receive(self) -> tuple[int, bytes]:
         kind, length = _HEADER.unpack(self._exactly(_HEADER.size))

@@ -17,7 +17,8 @@ from pathlib import Path
 from tools.campaigns.crash import calm_down
 from tools.campaigns.journal_view import JournalView
 from tools.campaigns.pacs import Pacs
-from tools.campaigns.scanner import Scanner, Series, data_set_bytes, new_series
+from tools.campaigns.raw_sender import data_set_bytes
+from tools.campaigns.scanner import Scanner, Series, new_series
 from tools.campaigns.tree import SUPERVISOR, Tree
 from tools.simulate.head_series import write_series
 

@@ -12,7 +12,8 @@ from pydicom.uid import CTImageStorage
 
 from tools.campaigns.journal_view import Decided, JournalView, Made
 from tools.campaigns.pacs import Arrived, Pacs
-from tools.campaigns.scanner import Series, data_set_bytes
+from tools.campaigns.raw_sender import data_set_bytes
+from tools.campaigns.scanner import Series
 
 ENHANCED = "enhanced"
 """Kind of the objects of which there is one for each image; of every other kind, one for each series."""
