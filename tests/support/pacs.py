@@ -19,7 +19,8 @@ class StoreScp:
     """DCMTK's `storescp`, which writes every data set into `folder` exactly as it was received.
 
     A later object with the same UID replaces the former, or lies beside it with `every_copy`. `faults` are
-    options that make it misbehave; with them it tells of each association in `log`.
+    options that make it misbehave; with them it tells of each association in `log`. `only` are the names that
+    DCMTK has for the SOP classes it accepts; without them it accepts all.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class StoreScp:
         port: int | None = None,
         every_copy: bool = False,
         faults: Sequence[str] = (),
+        only: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.ae_title = ae_title
@@ -37,13 +39,15 @@ class StoreScp:
         self.port = port or free_port()
         self.log = folder.parent / f"{folder.name}.log"
         self.faults = tuple(faults)
+        self._only = tuple(only)
         self._program = program("/usr/bin/storescp", "dcmtk")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> StoreScp:
         """Listen; returns when associations are accepted. May be called again after `stop`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = ["--accept-all", "--promiscuous", "--bit-preserving", "--fork", "-pdu", "131072"]
+        options = ["--accept-all", "--promiscuous"] if not self._only else ["-xf", self._profile(), "Only"]
+        options += ["--bit-preserving", "--fork", "-pdu", "131072"]
         options += [self._names]
         options += ["-aet", self.ae_title, "--output-directory", str(self.folder)]
         options += ["--verbose", *self.faults] if self.faults else []
@@ -57,6 +61,24 @@ class StoreScp:
             )
         wait_until(lambda: listens(self.port), 10, "storescp listens")
         return self
+
+    def _profile(self) -> str:
+        classes = enumerate(("VerificationSOPClass", *self._only), 1)
+        lines = [
+            "[[TransferSyntaxes]]",
+            "[Uncompressed]",
+            "TransferSyntax1 = LittleEndianExplicit",
+            "TransferSyntax2 = LittleEndianImplicit",
+            "[[PresentationContexts]]",
+            "[Only]",
+            *(f"PresentationContext{number} = {name}\\Uncompressed" for number, name in classes),
+            "[[Profiles]]",
+            "[Only]",
+            "PresentationContexts = Only",
+        ]
+        path = self.folder.parent / f"{self.folder.name}.cfg"
+        path.write_text("\n".join(lines) + "\n")
+        return str(path)
 
     def stop(self) -> None:
         """Stop listening; what has arrived stays in `folder`."""

@@ -1,0 +1,58 @@
+"""A PACS that takes no reports is shown cards, also of negative answers; one that takes nothing, nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from tests.support.pacs import StoreScp
+from tests.support.running import RunningAppliance
+from tests.support.scanner import send_verbatim
+from tests.support.settling import finish, take_in
+from tools.simulate.head_series import write_series as write_head
+
+pytestmark = pytest.mark.slow
+
+TOLD = ("sent_instead", "nothing_to_send")
+CAPTURE, REPORT = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+def results_in(pacs: StoreScp, sources: list[Path]) -> Counter[str]:
+    """SOP classes of what has arrived beside the originals."""
+    originals = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in sources}
+    arrived = pacs.datasets()
+    return Counter(str(image.SOPClassUID) for uid, image in arrived.items() if uid not in originals)
+
+
+def test_each_destination_gets_what_it_can_use(tmp_path: Path) -> None:
+    images = write_head(tmp_path / "clear", seed=1, bleed=False, slices=16, size=256)
+    picky = StoreScp(tmp_path / "picky", only=("CTImageStorage", "SecondaryCaptureImageStorage")).start()
+    modern, old, bare = (StoreScp(tmp_path / name).start() for name in ("modern", "old", "bare"))
+    takes = {"pacs": None, "modern": None, "old": ["sc"], "bare": ["enhanced"]}
+    nodes = zip(takes, (picky, modern, old, bare), strict=True)
+    destinations = {
+        name: {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
+        | ({} if takes[name] is None else {"takes": takes[name]})
+        for name, pacs in nodes
+    }
+    pipelines = [{"model": "head-ct-triage", "destinations": list(takes)}]
+    settings = {"destinations": destinations, "pipelines": pipelines, "originals": ["modern"]}
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=picky.port, settings=settings).start()
+    try:
+        take_in(appliance, len(images), lambda: send_verbatim(images, appliance.port))
+        finish(appliance)
+    finally:
+        appliance.stop()
+        for pacs in (picky, modern, old, bare):
+            pacs.stop()
+    assert results_in(picky, images) == {CAPTURE: 1}
+    assert results_in(modern, images) == {REPORT: 1}
+    assert results_in(old, images) == {CAPTURE: 1}
+    assert results_in(bare, images) == {}
+    log = [json.loads(line) for line in appliance.log.read_text().splitlines() if line.startswith("{")]
+    told = {(line["message"], line["destination"]) for line in log if line["message"] in TOLD}
+    assert told == {("sent_instead", "pacs"), ("nothing_to_send", "bare")}
