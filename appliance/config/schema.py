@@ -157,6 +157,9 @@ class ResultObjects(Section):
         return frozenset(kind for kind, outcomes in self if outcome in outcomes)
 
 
+Runtime = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime"]
+
+
 class Pipeline(Section):
     """One model and where its results go."""
 
@@ -176,6 +179,9 @@ class Pipeline(Section):
     results: ResultObjects = Field(
         default_factory=ResultObjects,
         description="Which result objects tell which outcome of a triage model.",
+    )
+    runtime: Runtime | None = Field(
+        default=None, description="What runs the model. Left out: `inference.runtime`."
     )
 
 
@@ -217,6 +223,22 @@ class Inference(Section):
     )
     hang_s: Annotated[float, Field(ge=5.0, le=86400.0)] = Field(
         default=120.0, description="Seconds without progress after which the inference process is restarted."
+    )
+    runtime: Runtime = Field(
+        default="auto",
+        description="What runs the models. `auto`: the first that the machine can use of tensorrt, "
+        "tensorrt_rtx and onnxruntime. Where an engine is missing or refused, ONNX Runtime runs the model, "
+        "and `appliance models` says why.",
+    )
+    gpu_memory_mb: Annotated[int, Field(ge=64, le=1048576)] = Field(
+        default=6144, description="Most GPU memory (MiB) that the engine of one model may take."
+    )
+    gpu_step_s: Annotated[float, Field(ge=0.1, le=3600.0)] = Field(
+        default=20.0,
+        description="Seconds that one batch may take on the GPU; then the inference process is restarted.",
+    )
+    engine_build_s: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
+        default=3600.0, description="Seconds that building an engine may take, and then its comparison."
     )
 
 
@@ -327,6 +349,11 @@ class Config(Section):
         """Names of the processes that receive."""
         more = range(2, self.listener.processes + 1)
         return ("receive", *(f"receive-{number}" for number in more))
+
+    @property
+    def engine_directory(self) -> Path:
+        """Folder of the engines that the appliance built."""
+        return self.storage.path / "engines"
 
     @property
     def run_directory(self) -> Path:
