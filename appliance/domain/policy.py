@@ -63,29 +63,38 @@ def circuit_failed(
 
 
 SETTLE_S = 2.0
-"""Silence that confirms an announced count."""
+"""Silence that confirms an announced count, or a request that names what came."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """How far a series has come. `expected` is the count its headers announce, if they do."""
+    """How far a series has come. `expected` is the count its headers announce, if they do.
+
+    `requested` says that the scanner asked, in one request, for the commitment of all that came, and of
+    nothing that did not.
+    """
 
     images: int
     expected: int | None
     first_s: float
     last_s: float
+    requested: bool = False
 
 
 def completeness(arrival: Arrival, now_s: float, *, quiet_s: float, maximum_wait_s: float) -> str | None:
     """Why a series counts as complete, or None while it does not.
 
-    Evidence in the order of its worth: the count in the headers, silence, patience. A series may hold
-    several acquisitions, each with a count of its own, so even a reached count waits a moment.
+    Evidence in the order of its worth: the count in the headers, the scanner's request for commitment,
+    silence, patience. A series may hold several acquisitions, each with a count of its own, so even a
+    reached count waits a moment. Some scanners ask for each image as it leaves, so that a request for a
+    single one says nothing, nor does one for less than was announced.
     """
     silence_s = now_s - arrival.last_s
-    announced = arrival.expected is not None and arrival.images >= arrival.expected
-    if announced and silence_s >= min(SETTLE_S, quiet_s):
-        return "announced_count"
+    if silence_s >= min(SETTLE_S, quiet_s):
+        if arrival.expected is not None and arrival.images >= arrival.expected:
+            return "announced_count"
+        if arrival.requested and arrival.expected is None and arrival.images > 1:
+            return "commitment_request"
     if silence_s >= quiet_s:
         return "quiet"
     if now_s - arrival.first_s >= maximum_wait_s:

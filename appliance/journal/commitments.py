@@ -88,6 +88,22 @@ def _insert(
     )
 
 
+def names_series(connection: sqlite3.Connection, series_instance_uid: str) -> bool:
+    """Whether one request names all instances that came of a series, and nothing that has not come."""
+    # Any request that does names the latest instance, and mostly there is none.
+    row = connection.execute(
+        "SELECT 1 FROM commitment_items c WHERE c.sop_instance_uid ="
+        " (SELECT sop_instance_uid FROM instances WHERE series_instance_uid = ? ORDER BY id DESC LIMIT 1)"
+        " AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.series_instance_uid = ?"
+        " AND NOT EXISTS (SELECT 1 FROM commitment_items o WHERE o.commitment_id = c.commitment_id"
+        " AND o.sop_instance_uid = i.sop_instance_uid))"
+        " AND NOT EXISTS (SELECT 1 FROM commitment_items o WHERE o.commitment_id = c.commitment_id"
+        " AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.sop_instance_uid = o.sop_instance_uid))",
+        (series_instance_uid, series_instance_uid),
+    ).fetchone()
+    return row is not None
+
+
 def due(connection: sqlite3.Connection, state: str) -> list[Commitment]:
     """The commitments in `state` that it is time to look at, the longest overdue first."""
     now = boot_seconds()

@@ -12,7 +12,7 @@ from appliance.dicom.geometry import check_series
 from appliance.dicom.header import Facts
 from appliance.domain.errors import TryAgain
 from appliance.domain.policy import Arrival, completeness
-from appliance.journal import instances, series
+from appliance.journal import commitments, instances, series
 from appliance.journal.clock import boot_seconds
 from appliance.journal.series import NewJob, Skip, WaitingSeries
 from appliance.models.catalog import refusal
@@ -55,7 +55,7 @@ class Planner:
     def _complete(self, one: WaitingSeries) -> bool:
         settings = self._config.completeness
         evidence = completeness(
-            Arrival(one.images, self._announced(one), one.first_s, one.last_s),
+            self._arrival(one),
             boot_seconds(),
             quiet_s=settings.quiet_for(one.modality),
             maximum_wait_s=settings.maximum_wait_s,
@@ -65,10 +65,12 @@ class Planner:
         with self._journal.write() as connection:
             return series.complete(connection, one, evidence)
 
-    def _announced(self, one: WaitingSeries) -> int | None:
+    def _arrival(self, one: WaitingSeries) -> Arrival:
         with self._journal.read() as connection:
             latest = instances.latest_facts(connection, one.series_instance_uid)
-        return Facts.from_json(latest).images_in_acquisition
+            requested = commitments.names_series(connection, one.series_instance_uid)
+        announced = Facts.from_json(latest).images_in_acquisition
+        return Arrival(one.images, announced, one.first_s, one.last_s, requested)
 
     def _plan(self, one: WaitingSeries) -> None:
         jobs, skips = self._decide(one)

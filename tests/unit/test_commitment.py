@@ -347,6 +347,24 @@ class TestAnswering:
         clock.advance(2.0)
         assert self.answers(journal) == {"1": 0x0110, "2": 0, "3": 0x0112}
 
+    def test_a_request_for_all_that_came_of_a_series_says_that_it_is_complete(self, journal: Journal) -> None:
+        def names_series() -> bool:
+            with journal.read() as connection:
+                return commitments.names_series(connection, IMAGE.series_instance_uid)
+
+        for uid in "12":
+            receive(journal, uid)
+        assert not names_series()
+        self.ask(journal, "1", transaction="1.7")
+        self.ask(journal, "2", transaction="1.8")
+        assert not names_series()
+        self.ask(journal, "1", "2", "3", transaction="1.9")
+        assert not names_series()
+        receive(journal, "3", series_instance_uid="1.2.4")
+        assert names_series()
+        receive(journal, "4")
+        assert not names_series()
+
     def test_a_repeated_request_is_answered_once_more(self, journal: Journal, clock: BootClock) -> None:
         receive(journal, "1", "archive")
         deliver(journal, "1", "archive", "claim", "ack")

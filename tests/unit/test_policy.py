@@ -72,6 +72,10 @@ def evidence(arrival: Arrival, now_s: float) -> str | None:
         (replace(OPEN, expected=10), 110.0 + SETTLE_S, "announced_count"),
         (replace(OPEN, expected=11), 110.0 + SETTLE_S, None),
         (replace(OPEN, expected=9), 110.0 + SETTLE_S, "announced_count"),
+        (replace(OPEN, requested=True), 111.9, None),
+        (replace(OPEN, requested=True), 110.0 + SETTLE_S, "commitment_request"),
+        (replace(OPEN, requested=True, images=1), 110.0 + SETTLE_S, None),
+        (replace(OPEN, requested=True, expected=11), 110.0 + SETTLE_S, None),
         (replace(OPEN, last_s=699.0), 699.9, None),
         (replace(OPEN, last_s=699.0), 700.0, "maximum_wait"),
         (replace(OPEN, expected=10, last_s=699.0), 702.0, "announced_count"),
@@ -87,11 +91,14 @@ def test_a_short_quiet_time_is_not_prolonged_by_an_announced_count() -> None:
 
 
 ARRIVALS = st.builds(
-    lambda images, expected, first_s, more_s: Arrival(images, expected, first_s, first_s + more_s),
+    lambda images, expected, first_s, more_s, requested: Arrival(
+        images, expected, first_s, first_s + more_s, requested
+    ),
     st.integers(1, 500),
     st.none() | st.integers(1, 500),
     st.floats(0, 1e6),
     st.floats(0, 1e4),
+    st.booleans(),
 )
 
 
@@ -105,6 +112,7 @@ def test_there_is_an_answer_in_the_end_and_always_evidence_for_it(
     reached = arrival.expected is not None and arrival.images >= arrival.expected
     reasons = {
         "announced_count": reached and silence_s >= min(SETTLE_S, quiet_s),
+        "commitment_request": arrival.requested and silence_s >= min(SETTLE_S, quiet_s),
         "quiet": silence_s >= quiet_s,
         "maximum_wait": waited_s >= maximum_wait_s,
         None: silence_s < quiet_s and waited_s < maximum_wait_s,
