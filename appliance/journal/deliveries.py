@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal
 
@@ -43,11 +43,22 @@ _FREE = {
     Priority.ORIGINAL: f"NOT EXISTS ({_SENDING} AND d.priority != 1)",
     Priority.ROUTINE_RESULT: f"NOT EXISTS ({_SENDING} AND d.priority != 1)",
 }
-_HEADS = {
-    priority: (
+_DOUBTFUL = (
+    "SELECT 1 FROM deliveries d WHERE d.destination = q.destination"
+    " AND d.study_instance_uid = q.study_instance_uid AND d.state = 'pending' AND d.suspect = 1"
+)
+
+
+def _head_query(priority: Priority, free: str) -> str:
+    return (
         "SELECT q.study_instance_uid FROM queues q INDEXED BY queues_by_head"
         f" WHERE q.destination = ? AND q.priority = {priority:d} AND {free} ORDER BY q.head LIMIT 1"
     )
+
+
+_HEADS = {priority: _head_query(priority, free) for priority, free in _FREE.items()}
+_HEADS_WITHOUT_DOUBT = {
+    priority: _head_query(priority, f"{free} AND NOT EXISTS ({_DOUBTFUL})")
     for priority, free in _FREE.items()
 }
 
@@ -125,15 +136,22 @@ def is_claimable(connection: sqlite3.Connection, destination: str) -> bool:
 
 
 def claim(
-    connection: sqlite3.Connection, destination: str, *, limit: int, maximum_bytes: int = sys.maxsize
+    connection: sqlite3.Connection,
+    destination: str,
+    *,
+    limit: int,
+    maximum_bytes: int = sys.maxsize,
+    wary: bool = False,
 ) -> list[Delivery]:
     """Claim the next deliveries of one study and priority, the most urgent and oldest first.
 
     At most `limit` of them and `maximum_bytes` together, but one of any size. Suspects are left out: see
-    `claim_suspect`.
+    `claim_suspect`. Who is `wary` takes, if it can be, a study without suspects, which tells whether the
+    destination or one study is the trouble.
     """
     _end_postponements(connection, destination)
-    head = _head(connection, destination)
+    head = _head(connection, destination, _HEADS_WITHOUT_DOUBT) if wary else None
+    head = head or _head(connection, destination)
     if head is None:
         return []
     priority, study = head
@@ -165,9 +183,11 @@ def _end_postponements(connection: sqlite3.Connection, destination: str) -> None
     )
 
 
-def _head(connection: sqlite3.Connection, destination: str) -> tuple[Priority, str] | None:
-    for priority in Priority:
-        row = connection.execute(_HEADS[priority], (destination,)).fetchone()
+def _head(
+    connection: sqlite3.Connection, destination: str, queries: Mapping[Priority, str] = _HEADS
+) -> tuple[Priority, str] | None:
+    for priority, query in queries.items():
+        row = connection.execute(query, (destination,)).fetchone()
         if row is not None:
             return priority, row["study_instance_uid"]
     return None

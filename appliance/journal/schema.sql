@@ -130,6 +130,8 @@ CREATE INDEX IF NOT EXISTS deliveries_ready ON deliveries (destination, priority
     WHERE state = 'pending' AND due_s = 0 AND suspect = 0;
 CREATE INDEX IF NOT EXISTS deliveries_suspect ON deliveries (destination, priority, id)
     WHERE state = 'pending' AND due_s = 0 AND suspect = 1;
+CREATE INDEX IF NOT EXISTS deliveries_doubtful ON deliveries (destination, study_instance_uid)
+    WHERE state = 'pending' AND suspect = 1;
 CREATE INDEX IF NOT EXISTS deliveries_postponed ON deliveries (destination, due_s)
     WHERE state = 'pending' AND due_s > 0;
 CREATE INDEX IF NOT EXISTS deliveries_sending ON deliveries (destination, study_instance_uid)

@@ -40,6 +40,8 @@ class Batch:
         self._untried = {delivery.id: delivery for delivery in claimed}
         self._claimed = len(claimed)
         self._began = self._moment = time.monotonic()
+        self.was_answered = False
+        """Whether the destination said something about the latest object."""
         self.stored = 0
         self.newly_busy = 0
         """Objects that the destination was asked to take for the first time, and answered: not now."""
@@ -67,15 +69,24 @@ class Batch:
             substitutes.settle, delivery=delivery, result=result, delay_s=delay_s, takes=self._takes
         )
         self._ledger.put(change)
-        # What failed before says nothing about the destination when it fails again.
         first = delivery.attempts == 1
-        if not isinstance(result, Postponed) or result.status is not None:
+        self.was_answered = not isinstance(result, Postponed) or result.status is not None
+        if isinstance(result, Postponed) and result.status is None:
+            self._breaker.hung_up(result.reason, first=first)
+        else:
             self._breaker.worked()
-        elif first:
-            self._breaker.failed(result.reason)
         self.stored += isinstance(result, Stored)
         self.newly_busy += isinstance(result, Postponed) and result.status is not None and first
         self._tell(delivery, result)
+
+    def fail_next(self, reason: str) -> None:
+        """A fault of our own at the next object: it is set aside like one at which a connection ends."""
+        self.settle(next(iter(self._untried.values())), Postponed(reason))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every object was tried."""
+        return not self._untried
 
     def put_back(self) -> None:
         """Return when all is written: what became of the objects, and that the others wait again."""

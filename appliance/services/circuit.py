@@ -66,6 +66,16 @@ class CircuitBreaker:
         """The destination answered a probe."""
         self._become(circuit_answered, None)
 
+    def hung_up(self, reason: str, *, first: bool) -> None:
+        """The destination ended the connection at an object, or did not answer.
+
+        An object that failed before speaks only of itself when it fails again, unless it is the trial.
+        """
+        with self._lock:
+            counts = first or self._circuit.state == "half_open"
+        if counts:
+            self.failed(reason)
+
     def failed(self, reason: str) -> None:
         """The destination as a whole failed."""
         self._become(

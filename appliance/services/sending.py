@@ -60,6 +60,7 @@ class Worker:
         self._failures = 0  # in a row, of this worker to reach the destination
         self._busy_batches = 0  # in a row, of which the destination took nothing
         self._suspect_next = False
+        self._wary = False  # the connection ended at an object of a study that may be the only one
         self._rest_at: float | None = None  # while a connection may be open
         self._thread = threading.Thread(target=self._work, name=f"forward-{name}", daemon=True)
 
@@ -93,8 +94,7 @@ class Worker:
                     if not self._send_next():
                         self._wait(self._seconds_to_work())
                 case Permit.TRY:
-                    if not self._send_next():
-                        self._breaker.worked()  # it answers, and nothing is left that could tell more
+                    self._try()
                     self._breaker.done()
                 case Permit.PROBE:
                     self._probe()
@@ -139,6 +139,17 @@ class Worker:
         else:
             self._breaker.answered()
 
+    def _try(self) -> None:
+        """Find out by one batch whether the destination works again, of what waits for later if need be."""
+        self._wary = True
+        self._suspect_next = False
+        if self._send_next():
+            return
+        self._ledger.put(lambda connection: deliveries.wake(connection, self.name))
+        self._ledger.flush()
+        if not self._send_next():
+            self._breaker.worked()  # it answers, and there is nothing that could tell more
+
     def _send_next(self) -> bool:
         """Claim and send one batch; False if there is none."""
         claimed = self._claim()
@@ -154,7 +165,7 @@ class Worker:
                 if not deliveries.is_claimable(connection, self.name):
                     return []
             claims: list[Callable[[sqlite3.Connection, str], list[Delivery]]] = [
-                partial(deliveries.claim, limit=limit, maximum_bytes=_BATCH_BYTES),
+                partial(deliveries.claim, limit=limit, maximum_bytes=_BATCH_BYTES, wary=self._wary),
                 deliveries.claim_suspect,
             ]
             if self._suspect_next:
@@ -189,9 +200,17 @@ class Worker:
             unreachable = not batch.was_tried
             if unreachable:
                 self._breaker.failed(str(error))
+        except Exception as error:
+            # The boundary of an object: a fault of ours at one must not keep the others from being sent.
+            _log.exception("sending_failed", extra={"destination": self.name})
+            if batch.is_done:
+                raise
+            batch.fail_next(f"sending failed: {type(error).__name__}")
+            self._destination.rest()
         finally:
             self._rest_at = time.monotonic() + LINGER_S
             batch.put_back()
+        self._wary = batch.was_tried and not batch.was_answered
         self._failures = self._failures + 1 if unreachable else 0
         if unreachable:
             self._stopping.wait(self._backoff(self._failures))

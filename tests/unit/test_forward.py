@@ -182,6 +182,34 @@ def test_a_destination_that_hangs_up_at_everything_is_left_alone_and_found_again
     assert forwarder.circuit() == "closed"
 
 
+def test_a_series_at_which_the_destination_hangs_up_holds_up_no_other_study(forwarder: Forwarder) -> None:
+    forwarder.pacs.answer = lambda uid, _attempt: None if uid.startswith("bad") else Stored(0)
+    forwarder.put(*(f"bad{number}" for number in range(8)), study="bad")
+    for study in range(5):
+        forwarder.put(*(f"{study}.{number}" for number in range(20)), study=str(study))
+    forwarder.start()
+    wait_until(lambda: forwarder.count("stored") == 100, 3, "the others are stored soon")
+    wait_until(lambda: len({uid for uid in forwarder.pacs.sent if uid.startswith("bad")}) == 8, 20, "all")
+    forwarder.put("late", study="late")
+    wait_until(lambda: forwarder.count("stored") == 101, 2, "nor what comes later")
+    forwarder.pacs.answer = lambda _uid, _attempt: Stored(0)
+    wait_until(lambda: forwarder.count("stored") == 109, 5, "all arrive when the destination takes them")
+
+
+def test_a_fault_of_ours_at_one_object_holds_up_no_other(forwarder: Forwarder) -> None:
+    def answer(uid: str, _attempt: int) -> SendResult:
+        if uid == "bad":
+            raise ValueError("a fault")
+        return Stored(0)
+
+    forwarder.pacs.answer = answer
+    forwarder.put("bad", *UIDS)
+    forwarder.start()
+    wait_until(lambda: forwarder.count("stored") == 20, 5, "the others are stored")
+    assert forwarder.count("pending", "sending") == 1
+    assert all(worker.is_alive for worker in forwarder.line.workers)
+
+
 def test_a_destination_that_is_away_is_asked_by_one_and_costs_no_attempts(forwarder: Forwarder) -> None:
     forwarder.pacs.is_away = True
     forwarder.put(*UIDS)
