@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role
@@ -31,8 +31,9 @@ MAXIMUM_CONTEXTS = 128
 _ANSWER_S = 30.0
 """For the connection, for TLS, and for the answer to the A-ASSOCIATE-RQ; no more than for other answers."""
 _RELEASE_S = 5.0
-_LIMITS = Limits(pdu_bytes=16384, idle_s=float("inf"), pdu_s=15.0, tick_s=1.0)
+_LIMITS = Limits(pdu_bytes=16384, idle_s=float("inf"), tick_s=1.0)
 """Responses are short. An association ends when its user is done with it, not by the clock."""
+_PDU_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class RequestedAssociation(QuietAssociation):
         self.acse_timeout = min(_ANSWER_S, peer.response_timeout_s)
         self.dimse_timeout = peer.response_timeout_s
         self.network_timeout = None
-        self.upper_layer = RequestorLayer(self, _LIMITS)
+        limits = replace(_LIMITS, pdu_s=min(_PDU_S, peer.response_timeout_s))
+        self.upper_layer = RequestorLayer(self, limits)
         self.dul = self.upper_layer
         bound(connection, _LIMITS.tick_s)
         self.set_socket(_Connected(self, connection))

@@ -22,6 +22,8 @@ from appliance.network.reception import Incoming, StoreRequest
 from appliance.network.upper_layer import ESTABLISHED, UpperLayer
 from appliance.observe import metrics
 
+_NOTHING_SENT = ("Sta1", "Sta4")
+"""States (PS3.8 9.2.1) in which a peer that closes at once must not be noticed yet."""
 _PARKED_S = 30.0
 
 
@@ -123,6 +125,9 @@ class RequestorLayer(UpperLayer):
         try:
             super().run_reactor()
         finally:
+            if self.socket is not None:
+                # Whoever asked for the association waits for this, and without end.
+                self.socket._ready.set()
             with self._lending:
                 self._over, self._wanted, self._lent = True, False, False
                 self._lending.notify()
@@ -133,7 +138,7 @@ class RequestorLayer(UpperLayer):
         return self._borrowed
 
     def _receive(self) -> None:
-        if self._is_lent():
+        if self.state_machine.current_state in _NOTHING_SENT or self._is_lent():
             self._poll(None, _PARKED_S)
         else:
             super()._receive()
