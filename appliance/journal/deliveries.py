@@ -26,8 +26,9 @@ from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
 
 # What keeps the head of a queue from being claimed, by priority. A key image may leave at any time. An urgent
-# result waits for its study's key images, whoever sends them. Of the rest, one association has a study to
-# itself, so that its images leave in order.
+# result waits for its study's key images, whoever sends them, but not for ever for one that does not get
+# through. Of the rest, one association has a study to itself, so that its images leave in order.
+_KEY_IMAGE_ATTEMPTS = 3
 _SENDING = (
     "SELECT 1 FROM deliveries d WHERE d.destination = q.destination"
     " AND d.study_instance_uid = q.study_instance_uid AND d.state = 'sending'"
@@ -35,7 +36,7 @@ _SENDING = (
 _OPEN_KEY_IMAGE = (
     "SELECT 1 FROM deliveries d WHERE d.destination = q.destination"
     " AND d.study_instance_uid = q.study_instance_uid"
-    " AND d.priority = 0 AND d.state IN ('pending', 'sending')"
+    f" AND d.priority = 0 AND d.state IN ('pending', 'sending') AND d.attempts <= {_KEY_IMAGE_ATTEMPTS}"
 )
 _FREE = {
     Priority.KEY_IMAGE: "1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,12 +20,12 @@ class NotPossible(ApplianceError):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which deliveries: all that fit everything that is given."""
+    """Which deliveries: all that fit everything that is given; what is empty does not matter."""
 
     ids: tuple[int, ...] = ()
     destination: str | None = None
     states: tuple[str, ...] = ()
-    studies: Collection[str] | None = None
+    studies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,33 @@ def studies(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute("SELECT DISTINCT study_instance_uid FROM series")]
 
 
-def select(connection: sqlite3.Connection, selection: Selection, *, limit: int = -1) -> list[Entry]:
+def select(connection: sqlite3.Connection, selection: Selection, *, limit: int) -> list[Entry]:
     """The deliveries of a selection in the order in which they were put into the outbox."""
-    conditions, values = ["1"], []
+    now = boot_seconds()
+    return [_entry(row, now) for row in _rows(connection, selection, "*", limit)]
+
+
+def select_ids(connection: sqlite3.Connection, selection: Selection) -> list[int]:
+    """The ids of all deliveries of a selection."""
+    return [row["id"] for row in _rows(connection, selection, "id", -1)]
+
+
+def _rows(connection: sqlite3.Connection, selection: Selection, columns: str, limit: int) -> sqlite3.Cursor:
+    conditions: list[str] = []
+    values: list[str | int] = []
     for column, wanted in (
-        ("id", selection.ids or None),
-        ("destination", None if selection.destination is None else [selection.destination]),
-        ("state", selection.states or None),
+        ("id", selection.ids),
+        ("destination", () if selection.destination is None else (selection.destination,)),
+        ("state", selection.states),
         ("study_instance_uid", selection.studies),
     ):
-        if wanted is not None:
+        if wanted:
             conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
             values += list(wanted)
-    rows = connection.execute(
-        f"SELECT * FROM deliveries WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?", [*values, limit]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    return connection.execute(
+        f"SELECT {columns} FROM deliveries {where} ORDER BY id LIMIT ?", [*values, limit]
     )
-    now = boot_seconds()
-    return [_entry(row, now) for row in rows]
 
 
 def history(connection: sqlite3.Connection, delivery_id: int) -> list[Event]:

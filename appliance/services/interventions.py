@@ -76,7 +76,7 @@ def show_delivery(config: Config, delivery_id: int, *, identifiers: bool) -> Del
         TryAgain: the journal cannot be read, or does not exist yet.
     """
     with _journal(config) as journal, journal.read() as connection:
-        entries = interventions.select(connection, Selection(ids=(delivery_id,)))
+        entries = interventions.select(connection, Selection(ids=(delivery_id,)), limit=1)
         events = interventions.history(connection, delivery_id)
     if not entries:
         raise UnknownAggregate(f"delivery {delivery_id} is not in the journal")
@@ -98,7 +98,7 @@ def intervene(config: Config, intervention: Intervention, selection: Selection, 
         ids: Sequence[int] = selection.ids
         if not ids:
             with journal.read() as connection:
-                ids = [entry.id for entry in interventions.select(connection, selection)]
+                ids = interventions.select_ids(connection, selection)
         for first in range(0, len(ids), _TOGETHER):
             with journal.write() as connection:
                 for delivery_id in ids[first : first + _TOGETHER]:
@@ -130,8 +130,8 @@ def _journal(config: Config) -> Iterator[Journal]:
         yield journal
 
 
-def _studies(known: Sequence[str], study: str) -> list[str]:
-    found = [uid for uid in known if study in (hashed(uid), uid)]
+def _studies(known: Sequence[str], study: str) -> tuple[str, ...]:
+    found = tuple(uid for uid in known if hashed(uid) == study)
     if not found:
         raise ApplianceError(f"no study has the hash {study}")
     return found
