@@ -1,4 +1,4 @@
-"""What the standard's checkers say of files: dicom3tools' dciodvfy and dcentvfy, DCMTK's dsrdump."""
+"""What the standard's checkers say of files: dciodvfy, dcentvfy (dicom3tools), dsrdump, dsr2html (DCMTK)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 DCIODVFY = Path("/usr/bin/dciodvfy")
 DCENTVFY = Path("/usr/bin/dcentvfy")
 DSRDUMP = Path("/usr/bin/dsrdump")
+DSR2HTML = Path("/usr/bin/dsr2html")
 
 
 def dciodvfy_errors(path: Path) -> list[str]:
@@ -35,6 +36,12 @@ def report_text(path: Path) -> str:
         check=True,
     )
     return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
+def report_page(path: Path) -> str:
+    """A structured report as HTML, as DCMTK shows it. Raises if DCMTK cannot."""
+    done = subprocess.run([DSR2HTML, path], capture_output=True, encoding="utf-8", check=True)
+    return done.stdout
 
 
 def _lines(command: Sequence[str | Path]) -> list[str]:

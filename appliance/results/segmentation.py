@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 SERIES_NUMBER = 9102
 
+_BODY_PART = 0x00180015
+
 # What places the source in space: all that highdicom needs of it beside its identifiers.
 _GEOMETRY = (
     "Modality",
@@ -167,12 +169,8 @@ def _share_grid(source: Dataset) -> None:
 
 
 def _put_body_part(result: Dataset, source: Dataset) -> None:
-    for keyword in ("BodyPartExamined", "Laterality"):
-        tag = tag_for_keyword(keyword)
-        element = readable_element(source, tag) if tag is not None and tag in source else None
-        if element is not None:
-            result.add(element)
-    if "BodyPartExamined" not in result and "Laterality" not in result:
-        put(result, "Laterality", None)
+    element = readable_element(source, _BODY_PART) if _BODY_PART in source else None
+    if element is not None:
+        result.add(element)
     if "FrameOfReferenceUID" not in source:
         put(result, "PatientOrientation", None)

@@ -1,18 +1,31 @@
-"""Every produced object passes the standard's checkers, alone and together with its source series."""
+"""Every kind of result of every modality passes the standard's checkers, alone and with its source series."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+from pydicom import Dataset
 
-from appliance.dicom.volume import Volume, load_volume
-from appliance.results import WRITERS
+from appliance.dicom.outcome import EarlierReport, NotAnalysed, Subject
+from appliance.dicom.volume import Volume, load_headers, load_volume
+from appliance.results import UNANALYSED_WRITERS, WRITERS, Order, Produced, write_unanalysed
 from tests.dicom_samples import CtSeries, write_series
-from tests.result_samples import IDENTITY, enhanced, findings, produce
-from tests.validators import DCENTVFY, DCIODVFY, DSRDUMP, dcentvfy_problems, dciodvfy_errors, report_text
+from tests.modality_samples import cr_image, dx_image, enhanced_image, mr_images, us_image, write_images
+from tests.result_samples import BRAIN, HAEMORRHAGE, IDENTITY, as_wanted, enhanced, findings, produce
+from tests.validators import (
+    DCENTVFY,
+    DCIODVFY,
+    DSRDUMP,
+    dcentvfy_problems,
+    dciodvfy_errors,
+    report_page,
+    report_text,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,28 +37,7 @@ pytestmark = [
 
 RealData = Callable[[str], Path]
 
-
-@dataclass(frozen=True)
-class Case:
-    """One source series and everything made of it."""
-
-    sources: list[Path]
-    volume: Volume
-    produced: dict[str, list[Path]]
-
-
-def _case(folder: Path, sources: list[Path]) -> Case:
-    volume = load_volume(sources)
-    produced: dict[str, list[Path]] = {kind: [] for kind in WRITERS}
-    for outcome in (enhanced(volume.voxels + 1), findings(volume, positive=True)):
-        for number, made in enumerate(produce(outcome, volume, IDENTITY)):
-            path = folder / f"{made.kind}-{number:04d}.dcm"
-            path.write_bytes(made.encode())
-            produced[made.kind].append(path)
-    return Case(sources, volume, produced)
-
-
-SYNTHETIC = {
+CT_SERIES = {
     "plain": CtSeries(),
     "signed": CtSeries(signed=True, intercept=0.0, bits_stored=16),
     "bare": CtSeries().with_attributes(
@@ -55,35 +47,110 @@ SYNTHETIC = {
     "utf-8": CtSeries().with_attributes(SpecificCharacterSet="ISO_IR 192", PatientName="Größe^Jürgen"),
     "zoned": CtSeries().with_attributes(TimezoneOffsetFromUTC="+0900"),
 }
-REAL = ["ct/philips-skull-phantom/std-5mm", "ct/human-lung", "ct/philips-tilted-slices-0-19"]
+MODALITIES: dict[str, Callable[[], list[Dataset]]] = {
+    "mr": mr_images,
+    "cr-monochrome1": lambda: [cr_image()],
+    "cr-monochrome2": lambda: [cr_image(photometric="MONOCHROME2")],
+    "dx-monochrome1": lambda: [dx_image()],
+    "dx-monochrome2": lambda: [dx_image(photometric="MONOCHROME2")],
+    "us": lambda: [us_image()],
+    "us-colour": lambda: [us_image(colour=True)],
+    "us-cine": lambda: [us_image(colour=True, frames=3)],
+    "enhanced-ct": lambda: [enhanced_image("CT")],
+    "enhanced-mr": lambda: [enhanced_image("MR")],
+}
+REAL = {
+    "philips-ct": "ct/philips-skull-phantom/std-5mm",
+    "philips-ct-tilted": "ct/philips-tilted-slices-0-19",
+    "siemens-ct": "ct/human-lung",
+    "ge-ct": "single/ct",
+    "siemens-mr": "mr/human-brain",
+    "uih-mr": "mr/uih-t1-scan/slices-50-105",
+    "canon-mr": "mr/canon-dti-first-40",
+    "mr-single": "single/mr",
+    "siemens-mr-enhanced": "mr/enhanced-multiframe/6_1.dcm",
+    "us-jpeg-lossless": "odd/pydicom-data/data/JPGLosslessP14SV1_1s_1f_8b.dcm",
+    "us-palette": "odd/pydicom-data/data/OBXXXX1A.dcm",
+    "cr-jpeg2000": "odd/pydicom-data/data/RG3_J2KI.dcm",
+}
+BUNDLED = {"cr-bundled": "dicomdirtests/77654033/CR1/6154", "us-cine-jpeg": "examples_ybr_color.dcm"}
+"""Images that pydicom itself brings along."""
 
 
-@pytest.fixture(scope="module", params=[*SYNTHETIC, *REAL])
+@dataclass(frozen=True)
+class Case:
+    """One source series, and the files that were made of it by kind."""
+
+    sources: list[Path]
+    volume: Volume
+    produced: dict[str, list[Path]]
+
+    @property
+    def inherited(self) -> set[str]:
+        """What dciodvfy finds wrong with the sources."""
+        return {error for source in self.sources for error in dciodvfy_errors(source)}
+
+
+def _sources(name: str, folder: Path, real_data: RealData) -> list[Path]:
+    if name in CT_SERIES:
+        return write_series(folder, CT_SERIES[name])
+    if name in MODALITIES:
+        return write_images(folder, MODALITIES[name]())
+    if name in BUNDLED:
+        found = Path(pydicom.__file__).parent / "data" / "test_files" / BUNDLED[name]
+        return [found]
+    path = real_data(REAL[name])
+    # Ten are enough to be a series; every further one says the same.
+    return [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())[:10]
+
+
+def _write(folder: Path, made: list[Produced]) -> list[Path]:
+    paths = [folder / f"{one.kind}-{number:04d}.dcm" for number, one in enumerate(made)]
+    for path, one in zip(paths, made, strict=True):
+        path.write_bytes(one.encode())
+    return paths
+
+
+@pytest.fixture(scope="module", params=[*CT_SERIES, *MODALITIES, *REAL, *BUNDLED])
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, real_data: RealData
 ) -> Case:
     folder = tmp_path_factory.mktemp("results")
-    if request.param in SYNTHETIC:
-        return _case(folder, write_series(folder / "source", SYNTHETIC[request.param]))
-    return _case(folder, sorted(real_data(request.param).glob("*.dcm")))
-
-
-def _in_volume_order(case: Case) -> list[Path]:
-    """The source files in the order of the volume, which is that of the derived images."""
-    return [case.sources[index] for index in case.volume.geometry.order]
+    sources = _sources(request.param, folder / "source", real_data)
+    volume = load_volume(sources)
+    finding = findings(volume, positive=True)
+    assert finding.heat is not None
+    finding = replace(finding, mask=finding.heat > 0.5)
+    better = enhanced(volume.voxels + 1)
+    produced = {
+        kind: list(produce(better if kind == "enhanced" else finding, volume, kinds=[kind]))
+        for kind in WRITERS
+    }
+    return Case(sources, volume, {kind: _write(folder, made) for kind, made in produced.items()})
 
 
 def test_derived_images_add_no_error_to_those_of_their_source(case: Case) -> None:
     assert len(case.produced["enhanced"]) == len(case.sources)
-    for source, derived in zip(_in_volume_order(case), case.produced["enhanced"], strict=True):
-        assert set(dciodvfy_errors(derived)) <= set(dciodvfy_errors(source)), derived.name
+    inherited = case.inherited
+    for derived in case.produced["enhanced"]:
+        assert set(dciodvfy_errors(derived)) <= inherited, derived.name
 
 
-@pytest.mark.parametrize("kind", ["sr", "sc"])
-def test_results_have_no_error(case: Case, kind: str) -> None:
-    (path,) = case.produced[kind]
-    inherited = {error for source in case.sources[:1] for error in dciodvfy_errors(source)}
+def test_derived_images_of_a_finer_grid_add_no_error_either(case: Case, tmp_path: Path) -> None:
+    finer = np.repeat(np.repeat(case.volume.voxels[:], 2, axis=1), 2, axis=2)
+    inherited = case.inherited
+    made = next(iter(produce(enhanced(finer), case.volume)))
+    (path,) = _write(tmp_path, [made])
     assert set(dciodvfy_errors(path)) <= inherited
+
+
+@pytest.mark.parametrize("kind", sorted(set(WRITERS) - {"enhanced"}))
+def test_results_have_no_error(case: Case, kind: str) -> None:
+    without_place = len(case.volume.voxels) > 1 and "FrameOfReferenceUID" not in case.volume.sources[0]
+    assert len(case.produced[kind]) == (0 if kind == "seg" and without_place else 1)
+    inherited = case.inherited
+    for path in case.produced[kind]:
+        assert set(dciodvfy_errors(path)) <= inherited
 
 
 def test_results_and_source_agree_on_patient_study_and_frame_of_reference(case: Case) -> None:
@@ -99,15 +166,34 @@ def test_dcmtk_reads_a_positive_report(case: Case) -> None:
     assert IDENTITY.model.sha256 in text
 
 
-def test_a_negative_report_is_valid_and_says_so(tmp_path: Path) -> None:
+def test_dcmtk_shows_a_report_as_a_page(case: Case) -> None:
+    page = report_page(case.produced["sr"][0])
+    assert "Intracranial hemorrhage" in page
+    assert "Not for diagnostic use" in page
+
+
+@pytest.mark.parametrize("kind", sorted(UNANALYSED_WRITERS))
+def test_results_about_what_was_not_analysed_have_no_error(case: Case, tmp_path: Path, kind: str) -> None:
+    outcome, subject = NotAnalysed("truncated_pixel_data", "cut off"), Subject(HAEMORRHAGE, BRAIN)
+    headers = load_headers(case.sources)
+    order = Order([kind], (), as_wanted)
+    (path,) = _write(tmp_path, list(write_unanalysed(outcome, subject, headers, IDENTITY, order)))
+    assert set(dciodvfy_errors(path)) <= case.inherited
+    before = set(dcentvfy_problems(case.sources))
+    assert set(dcentvfy_problems([*case.sources, path])) <= before
+
+
+@pytest.mark.parametrize("kind", ["sr", "sc"])
+def test_a_negative_answer_is_valid_and_says_so(tmp_path: Path, kind: str) -> None:
     volume = load_volume(write_series(tmp_path / "source"))
-    (made,) = produce(findings(volume, positive=False), volume, IDENTITY)
-    path = tmp_path / "negative.dcm"
-    path.write_bytes(made.encode())
+    earlier = EarlierReport("1.2.840.10008.5.1.4.1.1.88.34", "2.25.1", "2.25.2", "2.25.3")
+    identity = replace(IDENTITY, revision=2, earlier_report=earlier)
+    (path,) = _write(tmp_path, list(produce(findings(volume, positive=False), volume, identity, [kind])))
     assert dciodvfy_errors(path) == []
-    text = report_text(path)
-    assert "111241,DCM" in text
-    assert "272519000,SCT" in text
+    if kind == "sr":
+        text = report_text(path)
+        assert "111241,DCM" in text
+        assert "272519000,SCT" in text
 
 
 def test_the_checkers_notice_what_is_wrong(tmp_path: Path) -> None:
