@@ -91,13 +91,18 @@ Outcome = Enhanced | Findings | NotAnalysed
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model computed a result: `sha256` is that of its weights file."""
+    """Which model computed a result: `sha256` is that of its weights file.
+
+    `ran` names each runtime that took part, with its version and the SHA-256 of the file that it ran: the
+    weights, or an engine that was built from them.
+    """
 
     id: str
     version: str
     title: str
     manufacturer: str
     sha256: str
+    ran: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

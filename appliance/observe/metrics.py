@@ -143,6 +143,18 @@ MODEL_SKIPS = Counter(
 JOBS_FINISHED = Counter(
     "appliance_jobs_finished_total", "Finished jobs, by outcome.", ["model", "outcome"], registry=REGISTRY
 )
+ENGINE_FALLBACKS = Counter(
+    "appliance_engine_fallbacks_total",
+    "Batches that ONNX Runtime ran because the engine of the model could not.",
+    ["model", "reason"],
+    registry=REGISTRY,
+)
+ENGINES_JUDGED = Counter(
+    "appliance_engines_judged_total",
+    "Engines that were built and compared with ONNX Runtime, by what came of it.",
+    ["model", "result"],
+    registry=REGISTRY,
+)
 INFERENCE_SECONDS = Histogram(
     "appliance_inference_seconds",
     "Seconds from the claim of a job to its results in the journal.",

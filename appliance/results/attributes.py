@@ -223,7 +223,8 @@ def processing_equipment(identity: Identity, moment: datetime) -> Dataset:
     put(item, "PurposeOfReferenceCodeSequence", [code_item(PROCESSING_EQUIPMENT)])
     put(item, "Manufacturer", text(model.manufacturer, 64))
     put(item, "ManufacturerModelName", text(model.id, 64))
-    put(item, "SoftwareVersions", [text(model.version, 64), f"sha256:{model.sha256[:12]}"])
+    ran = [text(one, 64) for one in model.ran]
+    put(item, "SoftwareVersions", [text(model.version, 64), f"sha256:{model.sha256[:12]}", *ran])
     put(item, "DeviceUID", model_device_uid(model.sha256))
     put(item, "ContributionDateTime", moment.strftime("%Y%m%d%H%M%S.%f%z"))
     put(item, "ContributionDescription", text(model.title, 1024))

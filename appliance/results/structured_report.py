@@ -210,7 +210,8 @@ def _algorithm(operating_point: Sequence[str], identity: Identity) -> sr.Algorit
     """TID 4019: which weights, which operating point, what the score means."""
     model = identity.model
     named = [f"{name}={value}" for name, value in sorted(identity.parameters.items()) if name != "threshold"]
-    parameters = [*operating_point, f"sha256={model.sha256}", *named]
+    ran = [f"runtime={one}" for one in model.ran]
+    parameters = [*operating_point, f"sha256={model.sha256}", *named, *ran]
     return sr.AlgorithmIdentification(
         name=text(model.title, 64),
         version=text(model.version, 64),

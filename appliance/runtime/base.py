@@ -50,8 +50,10 @@ Profile = Mapping[str, Limits]
 class Runner(Protocol):
     """A model that is loaded and warm."""
 
-    name: str
-    """The runtime's name as `appliance models` shows it."""
+    @property
+    def name(self) -> str:
+        """The runtime's name as `appliance models` shows it."""
+        ...
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run one batch.

@@ -59,6 +59,26 @@ class DeviceFacts:
     driver: str
 
 
+def device_facts(number: int = 0) -> DeviceFacts:
+    """What GPU `number` is, without a context on it.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    module: Any = driver()
+    if number >= module.Device.count():
+        raise Unavailable(f"no GPU with the number {number}")
+    device = module.Device(number)
+    major, minor = device.compute_capability()
+    return DeviceFacts(
+        name=device.name(),
+        target=f"SM{major}{minor}",
+        multiprocessors=device.multiprocessor_count,
+        memory_bytes=device.total_memory(),
+        driver=str(module.get_driver_version()),
+    )
+
+
 class Device:
     """The primary context of one GPU, current in the thread that made this object until `close`."""
 
@@ -69,19 +89,9 @@ class Device:
             Unavailable: there is none.
         """
         self.driver: Any = driver()
-        if number >= self.driver.Device.count():
-            raise Unavailable(f"no GPU with the number {number}")
-        device = self.driver.Device(number)
-        major, minor = device.compute_capability()
-        self.facts = DeviceFacts(
-            name=device.name(),
-            target=f"SM{major}{minor}",
-            multiprocessors=device.multiprocessor_count,
-            memory_bytes=device.total_memory(),
-            driver=f"{self.driver.get_driver_version()}",
-        )
+        self.facts = device_facts(number)
         # The primary context is the one that CUDA's runtime API, and so TensorRT, uses.
-        self._context: Any = device.retain_primary_context()
+        self._context: Any = self.driver.Device(number).retain_primary_context()
         self._context.push()
 
     def close(self) -> None:

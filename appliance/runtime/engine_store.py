@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance.domain.errors import GiveUp, TryAgain
+from appliance.runtime.trt_library import Flavour
 
 Verdict = Literal["candidate", "active", "refused"]
 VERDICTS: tuple[Verdict, ...] = ("candidate", "active", "refused")
@@ -47,7 +48,7 @@ class EngineKey:
 
     model: str
     model_sha256: str
-    flavour: str
+    flavour: Flavour
     version: str
     target: str
     precision: str
@@ -176,6 +177,10 @@ class EngineStore:
                 yield name, NotOurs(f"{name}.engine has no record")
             except NotOurs as error:
                 yield name, error
+
+    def changed_at(self) -> int:
+        """Changes whenever an engine or a record was written or removed."""
+        return self._folder.stat().st_mtime_ns
 
     def remove(self, name: str) -> None:
         """Delete what belongs to `name`, the record first."""

@@ -1,4 +1,4 @@
-"""Builds one engine, or puts one to the parity gate, in a process of its own: a crash there harms nothing else.
+"""Builds one engine, or compares one with ONNX Runtime, in a process of its own: a crash ends nothing else.
 
 `python -m appliance.runtime.engine_worker` reads one request as JSON from standard input and writes JSON
 lines: progress first, then the answer.

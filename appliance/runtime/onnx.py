@@ -30,6 +30,7 @@ class OnnxRunner:
             GiveUp: the file is no graph that ONNX Runtime can run.
         """
         graph = weights.read_bytes()
+        self.version = str(onnxruntime.__version__)
         self.sha256 = hashlib.sha256(graph).hexdigest()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +29,12 @@ from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from appliance.results import Order, Produced, write, write_unanalysed
 from appliance.results.notification import Notification, notification
-from appliance.runtime.base import Runner
-from appliance.runtime.onnx import OnnxRunner
+from appliance.runtime.base import DeviceFault
 from appliance.services.messenger import Messenger
 from appliance.services.origin import identity_of
 from appliance.services.packages import Package, load_packages
 from appliance.services.routing import Source, results_to
+from appliance.services.runners import ModelRunners
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 
@@ -70,21 +69,23 @@ class Inference:
         self._storage = storage
         self._process = process
         self._messenger = Messenger(config, storage)
-        threads = config.inference.threads or len(os.sched_getaffinity(0))
-        self._packages: dict[str, Package] = {}
-        self._runners: dict[str, Runner] = {}
-        for package in load_packages(config):
-            self._packages[package.manifest.id] = package
-            self._runners[package.manifest.id] = OnnxRunner(package.weights, threads=threads)
-            process.alive()
+        packages = load_packages(config)
+        self._packages = {package.manifest.id: package for package in packages}
+        self._runners = ModelRunners(config, packages, process.alive)
+
+    def close(self) -> None:
+        """Release the models, and the GPU if one is in use."""
+        self._runners.close()
 
     def run_next(self) -> bool:
         """Run the job that is due next; False if there is none.
 
         Raises:
             Stopping: the process is to stop; the job was put back.
-            TryAgain: the journal or the spool cannot be written; the job is run again after a restart.
+            TryAgain: the journal or the spool cannot be written, or the GPU is lost; the job is run again
+                after a restart.
         """
+        self._runners.refresh()
         with self._storage.journal.write() as connection:
             job = jobs.claim(connection)
         if job is None:
@@ -95,6 +96,9 @@ class Inference:
         except Stopping:
             with self._storage.journal.write() as connection:
                 jobs.put_back(connection, job)
+            raise
+        except DeviceFault as error:
+            self._failed(job, type(error).__name__)
             raise
         except Exception as error:  # noqa: BLE001 - the boundary of a job: any fault in it is its own
             self._failed(job, type(error).__name__)
@@ -130,14 +134,14 @@ class Inference:
             refused = NotAnalysed(problem.reason, problem.detail)
             return Answer(refused, self._tell_unanalysed(refused, paths, job, package, settings))
         self._progress()
-        runner = self._runners[job.model]
+        runner = self._runners.for_job(job.model)
         outcome = tasks.run(volume, package.manifest, settings, runner, self._progress)
         if isinstance(outcome, NotAnalysed):
             return Answer(outcome, self._tell_unanalysed(outcome, paths, job, package, settings))
         kinds = package.pipeline.results.kinds(_word(outcome))
-        identity = identity_of(job, package, settings, self._config, self._storage)
-        told = notification(outcome, volume, identity, kinds) if isinstance(outcome, Findings) else None
+        identity = identity_of(job, package, settings, self._config, self._storage, runner.ran)
         order = self._order(package, kinds)
+        told = notification(outcome, volume, identity, order.kinds) if isinstance(outcome, Findings) else None
         return Answer(outcome, write(outcome, volume, identity, order), told, kinds)
 
     def _order(self, package: Package, kinds: frozenset[str]) -> Order:
@@ -310,10 +314,12 @@ def serve(config: Config, process: Process) -> None:
     inference = Inference(config, storage, process)
     recover(config, storage)
     process.ready()
-    while not process.stopping.is_set():
-        process.alive()
-        try:
+    try:
+        while not process.stopping.is_set():
+            process.alive()
             if not inference.run_next():
                 process.wait(_LOOK_S)
-        except Stopping:
-            return
+    except Stopping:
+        return
+    finally:
+        inference.close()

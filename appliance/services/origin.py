@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from zoneinfo import ZoneInfo
 
@@ -21,9 +22,17 @@ _PRODUCT = "Edge Inference Appliance"
 
 
 def identity_of(
-    job: Job, package: Package, settings: dict[str, float], config: Config, storage: Storage
+    job: Job,
+    package: Package,
+    settings: dict[str, float],
+    config: Config,
+    storage: Storage,
+    ran: Sequence[str] = (),
 ) -> Identity:
-    """The origin of the results of a job, made now by a model with these settings."""
+    """The origin of the results of a job, made now by a model with these settings.
+
+    `ran` is `ModelIdentity.ran`. It is no part of the digest: an engine built anew makes no new result.
+    """
     manifest, station = package.manifest, config.station
     named = {name: f"{value:g}" for name, value in settings.items()}
     digest = hashlib.sha256(
@@ -48,6 +57,7 @@ def identity_of(
             manifest.title,
             manifest.manufacturer,
             manifest.weights.sha256,
+            tuple(ran),
         ),
         pipeline_digest=digest,
         revision=job.series[0][1],
