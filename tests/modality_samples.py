@@ -71,7 +71,7 @@ def cr_image(*, photometric: str = "MONOCHROME1", rows: int = 40, columns: int =
     image.SOPClassUID, image.Modality = ComputedRadiographyImageStorage, "CR"
     image.ViewPosition = "PA"
     image.ImagerPixelSpacing = [0.2, 0.2]
-    return image
+    return _named(image, photometric)
 
 
 def dx_image(*, photometric: str = "MONOCHROME1", rows: int = 40, columns: int = 30) -> Dataset:
@@ -92,7 +92,7 @@ def dx_image(*, photometric: str = "MONOCHROME1", rows: int = 40, columns: int =
     image.AcquisitionDeviceProcessingDescription = ""
     image.PatientOrientation = ["L", "F"]
     image.BodyPartExamined = "CHEST"
-    return image
+    return _named(image, photometric)
 
 
 def us_image(*, colour: bool = False, frames: int = 1, rows: int = 48, columns: int = 64) -> Dataset:
@@ -114,13 +114,13 @@ def us_image(*, colour: bool = False, frames: int = 1, rows: int = 48, columns: 
     if not colour:
         image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
         image.PixelData = grey.tobytes()
-        return image
+        return _named(image, frames)
     image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
     image.UltrasoundColorDataPresent = 1
     pixels = np.repeat(grey[..., None], 3, axis=-1)
     pixels[:, 20:26, 16:22] = (200, 30, 10)
     image.PixelData = pixels.tobytes()
-    return image
+    return _named(image, "colour", frames)
 
 
 def _region(left: int, top: int, right: int, bottom: int) -> Dataset:
@@ -169,7 +169,7 @@ def enhanced_image(modality: str = "CT", frames: int = 4, *, rows: int = 32, col
     image.PerFrameFunctionalGroupsSequence = [_frame_groups(number, frames) for number in range(frames)]
     values = np.stack([_gradient(rows, columns, 2000, frame) for frame in range(frames)])
     image.PixelData = values.astype("<u2").tobytes()
-    return image
+    return _named(image, frames)
 
 
 def _shared_groups(modality: str) -> Dataset:
@@ -241,6 +241,13 @@ def _bare(rows: int, columns: int) -> Dataset:
     """An image of the sample study without anything that only CT has, and without pixels."""
     image = ct_image(CtSeries(slices=1, rows=rows, columns=columns, series="other"), 0)
     _drop(image, (*_CT_ONLY, *_PLACE, "PixelData"))
+    return image
+
+
+def _named(image: Dataset, *parts: object) -> Dataset:
+    """The image under a name of its own, in a series of its own."""
+    image.SeriesInstanceUID = sample_uid("series", image.SOPClassUID, *parts)
+    image.SOPInstanceUID = sample_uid("image", image.SOPClassUID, *parts)
     return image
 
 

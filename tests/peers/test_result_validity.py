@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from appliance.results import UNANALYSED_WRITERS, WRITERS, Order, Produced, writ
 from tests.dicom_samples import CtSeries, write_series
 from tests.modality_samples import cr_image, dx_image, enhanced_image, mr_images, us_image, write_images
 from tests.result_samples import BRAIN, HAEMORRHAGE, IDENTITY, as_wanted, enhanced, findings, produce
+from tests.support.pacs import Orthanc
+from tests.support.scanner import data_set_sha256, send_verbatim
 from tests.validators import (
     DCENTVFY,
     DCIODVFY,
@@ -115,8 +118,11 @@ def _write(folder: Path, made: list[Produced]) -> list[Path]:
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, real_data: RealData
 ) -> Case:
-    folder = tmp_path_factory.mktemp("results")
-    sources = _sources(request.param, folder / "source", real_data)
+    return _case(request.param, tmp_path_factory.mktemp("results"), real_data)
+
+
+def _case(name: str, folder: Path, real_data: RealData) -> Case:
+    sources = _sources(name, folder / "source", real_data)
     volume = load_volume(sources)
     finding = findings(volume, positive=True)
     assert finding.heat is not None
@@ -194,6 +200,17 @@ def test_a_negative_answer_is_valid_and_says_so(tmp_path: Path, kind: str) -> No
         text = report_text(path)
         assert "111241,DCM" in text
         assert "272519000,SCT" in text
+
+
+def test_orthanc_stores_every_kind_of_every_modality(
+    orthanc: Orthanc, tmp_path: Path, real_data: RealData
+) -> None:
+    names = ["plain", *MODALITIES]
+    cases = [_case(name, tmp_path / name, real_data) for name in names]
+    produced = [path for case in cases for paths in case.produced.values() for path in paths]
+    send_verbatim(produced, orthanc.port)
+    stored = orthanc.save_all(tmp_path / "stored")
+    assert Counter(map(data_set_sha256, stored)) == Counter(map(data_set_sha256, produced))
 
 
 def test_the_checkers_notice_what_is_wrong(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from appliance.config.schema import Match
 from appliance.dicom.geometry import check_series
 from appliance.dicom.header import Facts
-from appliance.models.catalog import refusal
+from appliance.models.catalog import refusal, stack_refusal
 from appliance.models.manifest import Contract
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -150,3 +150,42 @@ def test_a_pipeline_may_be_narrowed(narrowing: Match, expected: str | None) -> N
 
 def test_the_narrowing_is_the_first_reason() -> None:
     assert reason(every(modality="MR"), Match(station_name=["CT9"])) == "not_selected"
+
+
+def test_objects_with_frames_are_measured_once_they_are_read() -> None:
+    multi_frame = "1.2.840.10008.5.1.4.1.1.2.1"
+    contract = CONTRACT.model_copy(update={"sop_classes": [CT, multi_frame]})
+    whole = replace(
+        HEAD[0],
+        sop_class_uid=multi_frame,
+        number_of_frames=10,
+        image_position=None,
+        image_orientation=None,
+        pixel_spacing=None,
+    )
+    assert reason([whole], contract=contract) is None
+    assert reason([replace(whole, number_of_frames=4)], contract=contract) == "slices"
+    assert reason([whole]) == "sop_class"
+    frames = [replace(fact, sop_class_uid=multi_frame) for fact in HEAD]
+    assert stack_refusal(contract, check_series(frames)) is None
+    problem = stack_refusal(contract, check_series([*frames[:5], *frames[6:]]))
+    assert problem is not None
+    assert problem.reason == "missing_slices"
+
+
+def test_projections_need_no_place_in_space() -> None:
+    detector = "1.2.840.10008.5.1.4.1.1.1.1"
+    contract = CONTRACT.model_copy(
+        update={"modality": ["DX"], "sop_classes": [detector], "body_parts": [], "slices": (1, 2)}
+    )
+    image = replace(
+        HEAD[0],
+        modality="DX",
+        sop_class_uid=detector,
+        image_position=None,
+        image_orientation=None,
+        pixel_spacing=None,
+    )
+    assert reason([image], contract=contract) is None
+    assert reason([image, replace(image, rows=128)], contract=contract) == "mixed_geometry"
+    assert reason([replace(image, rows=None)], contract=contract) == "missing_geometry"

@@ -344,3 +344,14 @@ def test_private_elements_stay_only_where_the_model_names_them(tmp_path: Path) -
     (image, *_) = derive(volume, volume.voxels, wanted)
     assert image.private_block(0x0019, "SAMPLE DIFFUSION")[0x0C].value == 1000
     assert sorted(element.tag for element in image if element.tag.is_private) == [0x00190010, 0x0019100C]
+
+
+@pytest.mark.parametrize("images", all_samples())
+def test_another_order_and_another_machine_give_the_same_uids(
+    tmp_path: Path, images: Sequence[Dataset]
+) -> None:
+    one = load(tmp_path / "one", *images)
+    other = load(tmp_path / "other", *reversed(images))
+    assert other.pixel_sha256 == one.pixel_sha256
+    uids = [[image.SOPInstanceUID for image in derive(volume, volume.voxels)] for volume in (one, other)]
+    assert sorted(uids[0]) == sorted(uids[1])
