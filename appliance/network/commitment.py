@@ -9,7 +9,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu import P_DATA_TF
@@ -86,6 +86,10 @@ def report_commitment(peer: Peer, report: CommitmentReport, references: Sequence
     Raises:
         TryAgain: the peer cannot be told, or does not answer with success.
     """
+    try:
+        AE(ae_title=peer.ae_title)
+    except ValueError as error:
+        raise TryAgain("the AE title that the peer called with cannot be called") from error
     association = open_association(peer, [(PUSH_MODEL, _SYNTAXES)], scp_roles=[PUSH_MODEL])
     information = Dataset()
     information.TransactionUID = report.transaction_uid
@@ -205,9 +209,10 @@ def _references(information: Dataset, sequence: str) -> dict[Reference, int]:
 
 
 def _uid(item: Dataset, keyword: str) -> str:
+    # Scanners make UIDs that break the rules, and then ask for them.
     value = item.get(keyword)
-    if not isinstance(value, UID) or not value.is_valid:
-        raise GiveUp(f"{keyword} is missing or not a UID", status=_INVALID_ARGUMENT)
+    if not isinstance(value, UID) or not value:
+        raise GiveUp(f"{keyword} is missing", status=_INVALID_ARGUMENT)
     return str(value)
 
 

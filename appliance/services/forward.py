@@ -21,6 +21,7 @@ from appliance.services.sending import LOOK_S, Worker
 from appliance.services.storage import Storage
 
 _DRAIN_S = 30.0
+_LOOKER_DRAIN_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +84,12 @@ def serve(config: Config, process: Process) -> None:
             looker.ring()
     for thread in threads:
         thread.stop()
-    for thread in threads:
-        thread.join(_DRAIN_S)
+    for worker in workers:
+        worker.join(_DRAIN_S)
     ledger.close(_DRAIN_S)
+    # A request or report that is cut off is made once more.
+    for looker in lookers:
+        looker.join(_LOOKER_DRAIN_S)
 
 
 def commitment_lookers(config: Config, storage: Storage) -> list[Looker]:
