@@ -31,7 +31,6 @@ _ABNORMAL = {
     "hours": "A^Abnormal^HL70078",
     "days": "A^Abnormal^HL70078",
 }
-_SEXES = frozenset({"M", "F", "O"})
 # The field of each kind of result that says how final it is.
 _STATUS_FIELDS = {"OBR": 25, "OBX": 11}
 
@@ -182,7 +181,7 @@ def _values(told: Notification, message_uid: str, parties: Parties) -> dict[str,
         "patient_id": patient.id,
         "patient_id_issuer": patient.issuer,
         "patient_birth_date": patient.birth_date,
-        "patient_sex": patient.sex if patient.sex in _SEXES else "",
+        "patient_sex": patient.sex,
         "placer_order_number": order.placer_number,
         "filler_order_number": order.filler_number or order.accession_number,
         "accession_number": order.accession_number,

@@ -23,6 +23,7 @@ from appliance.results.attributes import source_value
 REPORT_SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.88.34"
 """Comprehensive 3D SR Storage."""
 
+_SEXES = frozenset({"M", "F", "O"})  # PS3.3 C.7.1.1
 _MINUTES = "RID49480"  # RadLex: ACR Category 1
 _PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
@@ -37,7 +38,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Patient:
-    """Whom a message is about. `name` is a DICOM person name with all its component groups."""
+    """Whom a message is about. `name` is a DICOM person name with all its component groups.
+
+    `birth_date` is eight digits, `sex` M, F or O; either may be empty.
+    """
 
     id: str
     issuer: str
@@ -136,13 +140,13 @@ def notification(
 
 
 def _patient(source: Dataset) -> Patient:
-    birth_date = _text(source, "PatientBirthDate")
+    birth_date, sex = _text(source, "PatientBirthDate"), _text(source, "PatientSex")
     return Patient(
         id=_text(source, "PatientID"),
         issuer=_text(source, "IssuerOfPatientID"),
         name=_text(source, "PatientName"),
         birth_date=birth_date if re.fullmatch(r"\d{8}", birth_date) else "",
-        sex=_text(source, "PatientSex"),
+        sex=sex if sex in _SEXES else "",
     )
 
 

@@ -28,7 +28,7 @@ _EMPTY_SEQUENCES = (
     "ScheduledStationClassCodeSequence",
     "ScheduledStationGeographicLocationCodeSequence",
     "ScheduledProcessingParametersSequence",
-    "ProgressInformationSequence",
+    "ProcedureStepProgressInformationSequence",
     "UnifiedProcedureStepPerformedProcedureSequence",
     "IssuerOfPatientIDQualifiersSequence",
     "OtherPatientIDsSequence",
