@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 
 from appliance.config.schema import Config
@@ -84,8 +85,9 @@ def serve(config: Config, process: Process) -> None:
             looker.ring()
     for thread in threads:
         thread.stop()
+    deadline = time.monotonic() + _DRAIN_S
     for worker in workers:
-        worker.join(_DRAIN_S)
+        worker.join(max(0.0, deadline - time.monotonic()))
     ledger.close(_DRAIN_S)
     # A request or report that is cut off is made once more.
     for looker in lookers:
