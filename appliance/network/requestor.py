@@ -158,7 +158,11 @@ def open_association(
         connection = connect(peer.host, peer.port, peer.tls, peer.tls_name or peer.host, patience_s)
     except TryAgain as error:
         raise TryAgain(f"{peer} {error}") from error
-    association = RequestedAssociation(peer, connection, contexts, scp_roles)
+    try:
+        association = RequestedAssociation(peer, connection, contexts, scp_roles)
+    except OSError as error:
+        connection.close()
+        raise TryAgain(f"{peer} closes the connection as soon as it is open") from error
     for handler in handlers:
         association.bind(*handler)
     try:
