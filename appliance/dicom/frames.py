@@ -6,7 +6,7 @@ Multi-frame CT and MR say so in functional groups (PS3.3 C.7.6.16), per frame or
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydicom import Dataset
@@ -42,16 +42,14 @@ def frames_of(header: Dataset, facts: Facts) -> Sequence[Facts]:
     """The facts of each frame, as if it were an image of its own.
 
     Raises:
-        Unusable: `multi_frame` for objects whose frames cannot be read as slices, `concatenation`, or
-            `missing_geometry` where a frame does not say where it lies.
+        Unusable: `multi_frame` for objects whose frames cannot be read as slices, or `missing_geometry`
+            where a frame does not say where it lies.
     """
     count = facts.number_of_frames
     if facts.sop_class_uid not in MULTI_FRAME or not 0 < count <= MOST_FRAMES:
         raise Unusable("multi_frame", "a multi-frame image of this kind cannot be read as slices")
     if facts.sop_class_uid not in ENHANCED:
         return [replace(facts, number_of_frames=1)] * count
-    if "ConcatenationUID" in header:
-        raise Unusable("concatenation", "the object is one part of several")
     try:
         if len(header.PerFrameFunctionalGroupsSequence) != count:
             raise Unusable("missing_geometry", "the object does not describe each of its frames")
@@ -82,6 +80,36 @@ def _numbers(values: Sequence[float], count: int) -> tuple[float, ...]:
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise Unusable("missing_geometry", "a frame does not say where it lies")
     return numbers
+
+
+def whole_of(header: Dataset) -> str:
+    """What names the whole that an object is, or is one part of (a concatenation, PS3.3 C.7.6.16.2.2.4)."""
+    return str(header.get("ConcatenationUID") or header.SOPInstanceUID)
+
+
+def part_of(header: Dataset) -> int:
+    """The number of an object in its concatenation, from 1."""
+    return int(header.get("InConcatenationNumber") or 1)
+
+
+def check_parts(headers: Iterable[Dataset]) -> None:
+    """See that every concatenation is complete.
+
+    Raises:
+        Unusable: `concatenation`, where a part is missing, there twice, or does not say which it is.
+    """
+    parts: dict[str, list[Dataset]] = {}
+    for header in headers:
+        parts.setdefault(whole_of(header), []).append(header)
+    try:
+        for those in parts.values():
+            if "ConcatenationUID" not in those[0]:
+                continue
+            total = those[0].get("InConcatenationTotalNumber")
+            if total is None or sorted(map(part_of, those)) != list(range(1, int(total) + 1)):
+                raise Unusable("concatenation", f"{len(those)} of {total} parts of an object are there")
+    except DAMAGED as error:
+        raise Unusable("concatenation", "an object does not say which part it is") from error
 
 
 def scale_of(header: Dataset, frame: int = 1) -> Scale:

@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.filewriter import correct_ambiguous_vr
 
 from appliance.dicom import ultrasound
-from appliance.dicom.frames import MULTI_FRAME, frames_of, scale_of
+from appliance.dicom.frames import MULTI_FRAME, check_parts, frames_of, scale_of
 from appliance.dicom.geometry import SeriesGeometry, check_series
 from appliance.dicom.header import Facts, read_facts
 from appliance.dicom.pixels import Samples, Scale, decode
@@ -95,7 +95,9 @@ def load_volume(paths: Sequence[Path]) -> Volume:
                 del header.PixelData
             for number in numbers:
                 block.put(number, header, samples)
-    return block.volume(geometry)
+    volume = block.volume(geometry)
+    check_parts({id(header): header for header in volume.sources}.values())
+    return volume
 
 
 class _Block:

@@ -19,6 +19,7 @@ from pydicom.uid import (
 )
 
 from appliance.dicom.codes import NOTICE, SOURCE_IMAGE, code_item
+from appliance.dicom.frames import part_of, whole_of
 from appliance.dicom.outcome import Enhanced, Identity
 from appliance.dicom.uids import image_series_uid, image_uid
 from appliance.dicom.volume import Volume
@@ -32,12 +33,13 @@ from appliance.results.attributes import (
     put_equipment,
     put_moment,
     quiet,
+    reference_to,
     source_value,
     text,
 )
 from appliance.results.grid import change_grid
 from appliance.results.kept import kept
-from appliance.results.multiframe import derived_type, describe_frames, put_evidence
+from appliance.results.multiframe import derived_type, describe_frames, join_parts, put_evidence
 from appliance.results.pixel_data import pixel_cells, put_pixels
 
 _LOSSY = {
@@ -61,6 +63,8 @@ def derive_images(outcome: Enhanced, volume: Volume, identity: Identity) -> Iter
         source = volume.sources[indices[0]]
         with quiet():
             image = kept(source, outcome.private, same_grid=same_grid)
+            if "ConcatenationUID" in source:
+                join_parts(image, list({id(s): s for s in map(volume.sources.__getitem__, indices)}.values()))
             change_grid(image, *outcome.voxels.shape[1:])
             cells = [pixel_cells(outcome.voxels[index], volume, index) for index in indices]
             put_pixels(image, cells[0] if len(cells) == 1 else np.stack(cells))
@@ -69,16 +73,21 @@ def derive_images(outcome: Enhanced, volume: Volume, identity: Identity) -> Iter
                 put(image, "PhotometricInterpretation", "RGB")
                 put(image, "PlanarConfiguration", 0)
             _describe(image, source, _sha256(volume, indices), identity, outcome)
-            _put_derivation(image, source, outcome, same_grid=same_grid)
+            references = [reference_to(volume, index) for index in indices]
+            _put_derivation(image, source, outcome, references, same_grid=same_grid)
         yield image
 
 
 def _by_object(volume: Volume) -> list[list[int]]:
-    """The slices of each object, in the order of its frames."""
-    objects: dict[int, list[int]] = {}
+    """The slices of each object, in the order of its frames; the parts of a concatenation are one object."""
+    objects: dict[str, list[int]] = {}
     for index, source in enumerate(volume.sources):
-        objects.setdefault(id(source), []).append(index)
-    return [sorted(indices, key=lambda index: volume.frames[index]) for indices in objects.values()]
+        objects.setdefault(whole_of(source), []).append(index)
+
+    def place(index: int) -> tuple[int, int]:
+        return part_of(volume.sources[index]), volume.frames[index]
+
+    return [sorted(indices, key=place) for indices in objects.values()]
 
 
 def _sha256(volume: Volume, indices: list[int]) -> str:
@@ -111,24 +120,28 @@ def _describe(
     _remember_loss(image, source)
 
 
-def _put_derivation(image: Dataset, source: Dataset, outcome: Enhanced, *, same_grid: bool) -> None:
+def _put_derivation(
+    image: Dataset, source: Dataset, outcome: Enhanced, references: list[Dataset], *, same_grid: bool
+) -> None:
     description = text(outcome.description, 1024)
     values = source_value(source, "ImageType") or []
     values = [values] if isinstance(values, str) else list(values)
     if "PerFrameFunctionalGroupsSequence" in image:
         image.ImageType = derived_type(values)
-        frames = range(1, len(image.PerFrameFunctionalGroupsSequence) + 1)
         describe_frames(
-            image, [_derivation(source, outcome, description, frame, same_grid=same_grid) for frame in frames]
+            image,
+            [_derivation(reference, outcome, description, same_grid=same_grid) for reference in references],
         )
-        put_evidence(image, source)
+        put_evidence(image, source, references)
         return
     if image.SOPClassUID == DigitalXRayImageStorageForPresentation and len(values) < 3:
         values = ["", "", ""]  # value 3 has to be there, if only empty (PS3.3 C.8.11.3.1.1)
     # The source's further values are kept as they are, valid or not.
     image.ImageType = ["DERIVED", "SECONDARY", *values[2:]]
     earlier = str(source_value(source, "DerivationDescription") or "").strip()
-    item = _derivation(source, outcome, description, None, same_grid=same_grid)
+    if len(references) > 1:  # all frames of one object: it is named as a whole
+        del references[0].ReferencedFrameNumber
+    item = _derivation(references[0], outcome, description, same_grid=same_grid)
     for element in item:
         image.add(element)
     if earlier:
@@ -136,15 +149,8 @@ def _put_derivation(image: Dataset, source: Dataset, outcome: Enhanced, *, same_
         image.DerivationDescription = f"{earlier}; {description}"[:1024]
 
 
-def _derivation(
-    source: Dataset, outcome: Enhanced, description: str, frame: int | None, *, same_grid: bool
-) -> Dataset:
+def _derivation(reference: Dataset, outcome: Enhanced, description: str, *, same_grid: bool) -> Dataset:
     """What was done, and to which image: the same attributes in an image and in a functional group."""
-    reference = Dataset()
-    put(reference, "ReferencedSOPClassUID", str(source.SOPClassUID))
-    put(reference, "ReferencedSOPInstanceUID", str(source.SOPInstanceUID))
-    if frame is not None:
-        put(reference, "ReferencedFrameNumber", frame)
     put(reference, "SpatialLocationsPreserved", "YES" if same_grid else "NO")
     put(reference, "PurposeOfReferenceCodeSequence", [code_item(SOURCE_IMAGE)])
     item = Dataset()

@@ -6,8 +6,14 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 
-from appliance.results.attributes import put
+from appliance.results.attributes import put, readable_element
 
+_PARTS = (
+    "ConcatenationUID",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "ConcatenationFrameOffsetNumber",
+)
 _FRAME_TYPES = ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence")
 
 
@@ -38,14 +44,27 @@ def derived_type(values: object) -> list[str]:
     return ["DERIVED", "PRIMARY", *(str(word) for word in words[2:])]
 
 
-def put_evidence(image: Dataset, source: Dataset) -> None:
-    """List the source among the objects that the frames refer to (PS3.3 C.8.13.1, C.8.15.2)."""
-    reference = Dataset()
-    put(reference, "ReferencedSOPClassUID", str(source.SOPClassUID))
-    put(reference, "ReferencedSOPInstanceUID", str(source.SOPInstanceUID))
+def join_parts(image: Dataset, parts: Sequence[Dataset]) -> None:
+    """Make `image`, a copy of the first part of a concatenation, the whole: what we make is one object."""
+    for part in parts[1:]:
+        element = readable_element(part, 0x52009230)
+        image.PerFrameFunctionalGroupsSequence.extend([] if element is None else element.value)
+    put(image, "NumberOfFrames", len(image.PerFrameFunctionalGroupsSequence))
+    for keyword in _PARTS:
+        if keyword in image:
+            delattr(image, keyword)
+
+
+def put_evidence(image: Dataset, source: Dataset, references: Sequence[Dataset]) -> None:
+    """List the objects of the source's series that the frames refer to (PS3.3 C.8.13.1, C.8.15.2)."""
+    objects: dict[str, Dataset] = {}
+    for reference in references:
+        item = objects.setdefault(str(reference.ReferencedSOPInstanceUID), Dataset())
+        put(item, "ReferencedSOPClassUID", str(reference.ReferencedSOPClassUID))
+        put(item, "ReferencedSOPInstanceUID", str(reference.ReferencedSOPInstanceUID))
     series = Dataset()
     put(series, "SeriesInstanceUID", str(source.SeriesInstanceUID))
-    put(series, "ReferencedSOPSequence", [reference])
+    put(series, "ReferencedSOPSequence", list(objects.values()))
     study = Dataset()
     put(study, "StudyInstanceUID", str(source.StudyInstanceUID))
     put(study, "ReferencedSeriesSequence", [series])

@@ -242,6 +242,10 @@ def test_what_is_shared_stays_shared(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"ConcatenationUID": "2.25.5"}, "concatenation"),
+        (
+            {"ConcatenationUID": "2.25.5", "InConcatenationNumber": 2, "InConcatenationTotalNumber": 2},
+            "concatenation",
+        ),
         ({"NumberOfFrames": 3}, "missing_geometry"),
         ({"NumberOfFrames": 0}, "multi_frame"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"}, "multi_frame"),
@@ -256,6 +260,43 @@ def test_objects_that_are_not_one_stack_of_frames_are_refused(
     with pytest.raises(Unusable) as caught:
         load(tmp_path, source)
     assert caught.value.reason == reason
+
+
+def parts_of(whole: Dataset, first: int) -> list[Dataset]:
+    """The object as a concatenation of two, the first with `first` frames."""
+    parts = []
+    groups, cells = list(whole.PerFrameFunctionalGroupsSequence), len(whole.PixelData) // whole.NumberOfFrames
+    for number, (start, end) in enumerate(((0, first), (first, len(groups))), 1):
+        part = deepcopy(whole)
+        part.SOPInstanceUID = f"2.25.{number}"
+        part.ConcatenationUID, part.InConcatenationNumber = "2.25.9", number
+        part.InConcatenationTotalNumber, part.ConcatenationFrameOffsetNumber = 2, start
+        part.SOPInstanceUIDOfConcatenationSource = whole.SOPInstanceUID
+        part.NumberOfFrames = end - start
+        part.PerFrameFunctionalGroupsSequence = groups[start:end]
+        part.PixelData = whole.PixelData[start * cells : end * cells]
+        parts.append(part)
+    return parts
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_the_parts_of_a_concatenation_become_one_object(tmp_path: Path, modality: str) -> None:
+    whole = enhanced_image(modality)
+    parts = parts_of(whole, 1)
+    volume = load(tmp_path / "parts", *reversed(parts))
+    np.testing.assert_array_equal(volume.voxels, load(tmp_path / "whole", whole).voxels)
+    (image,) = derive(volume, volume.voxels)
+    assert image.PixelData == whole.PixelData
+    assert image.NumberOfFrames == len(image.PerFrameFunctionalGroupsSequence) == 4
+    assert not [element.keyword for element in image if "Concatenation" in element.keyword]
+    sources = [
+        group.DerivationImageSequence[0].SourceImageSequence[0]
+        for group in image.PerFrameFunctionalGroupsSequence
+    ]
+    named = [(source.ReferencedSOPInstanceUID, source.ReferencedFrameNumber) for source in sources]
+    assert named == [("2.25.1", 1), ("2.25.2", 1), ("2.25.2", 2), ("2.25.2", 3)]
+    evidence = image.SourceImageEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert [item.ReferencedSOPInstanceUID for item in evidence] == ["2.25.1", "2.25.2"]
 
 
 def test_a_frame_without_a_place_is_refused(tmp_path: Path) -> None:
