@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +45,33 @@ class Limits:
 
 Profile = Mapping[str, Limits]
 """The limits of every input by its name: what a TensorRT engine is built for. Axis 0 is the batch."""
+
+
+def fitting_profile(profiles: Sequence[Profile], inputs: Tensors) -> int | None:
+    """The profile with the largest batch of those that take such images, however many they are."""
+    fitting = [
+        number
+        for number, profile in enumerate(profiles)
+        if set(profile) == set(inputs)
+        and all(
+            limits.hold((limits.smallest[0], *inputs[name].shape[1:])) for name, limits in profile.items()
+        )
+    ]
+    return max(fitting, key=lambda number: largest_batch(profiles[number]), default=None)
+
+
+def largest_batch(profile: Profile) -> int:
+    """How many images a profile takes at once."""
+    return min(limits.largest[0] for limits in profile.values())
+
+
+def batches_of(inputs: Tensors, most: int) -> list[Tensors]:
+    """`inputs` in parts of at most `most` images."""
+    count = len(next(iter(inputs.values())))
+    return [
+        {name: values[first : first + most] for name, values in inputs.items()}
+        for first in range(0, count, most)
+    ]
 
 
 class Runner(Protocol):

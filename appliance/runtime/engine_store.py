@@ -183,9 +183,9 @@ class EngineStore:
         return self._folder.stat().st_mtime_ns
 
     def remove(self, name: str) -> None:
-        """Delete what belongs to `name`, the record first."""
-        for path in (self._record_path(name), self._folder / f"{name}.engine", self._folder / f"{name}.lock"):
-            path.unlink(missing_ok=True)
+        """Delete an engine, its record first. The lock stays: somebody may hold it."""
+        self._record_path(name).unlink(missing_ok=True)
+        (self._folder / f"{name}.engine").unlink(missing_ok=True)
 
     def remove_unfinished(self) -> int:
         """Delete what interrupted writes left; returns how many files that were."""

@@ -17,6 +17,11 @@ NAME_CUDA = "onnxruntime-cuda"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
+def preferred_name() -> str:
+    """The name of the runner that a model gets if the library finds what it needs."""
+    return NAME_CUDA if _CUDA in onnxruntime.get_available_providers() else NAME
+
+
 class OnnxRunner:
     """One ONNX graph in an inference session of its own.
 

@@ -22,6 +22,9 @@ from appliance.runtime.base import (
     Profile,
     Shape,
     Tensors,
+    batches_of,
+    fitting_profile,
+    largest_batch,
 )
 from appliance.runtime.cuda import Device, Slot
 from appliance.runtime.trt_library import Library, error_recorder
@@ -120,7 +123,7 @@ class EngineRunner:
 
     def takes(self, inputs: Tensors) -> bool:
         """Whether a profile of the engine takes an image of this shape."""
-        return self._profile_for(inputs) is not None
+        return fitting_profile(self._profiles, inputs) is not None
 
     def _land(
         self, flying: deque[tuple[_Lane, bool]], free: deque[_Lane], parts: list[Outputs]
@@ -139,31 +142,11 @@ class EngineRunner:
     def _split(self, inputs: Tensors) -> list[tuple[Tensors, int]]:
         if set(inputs) != set(self._inputs):
             raise GiveUp(f"the graph has the inputs {self._inputs}, not {sorted(inputs)}")
-        profile = self._profile_for(inputs)
+        profile = fitting_profile(self._profiles, inputs)
         if profile is None:
             shapes = {name: values.shape for name, values in inputs.items()}
             raise GiveUp(f"no profile of the engine takes {shapes}")
-        count = len(next(iter(inputs.values())))
-        most = self._largest_batch(profile)
-        return [
-            ({name: values[first : first + most] for name, values in inputs.items()}, profile)
-            for first in range(0, count, most)
-        ]
-
-    def _profile_for(self, inputs: Tensors) -> int | None:
-        """The profile with the largest batch of those that take such images."""
-        fitting = [
-            number
-            for number, profile in enumerate(self._profiles)
-            if all(
-                name in inputs and limits.hold((limits.smallest[0], *inputs[name].shape[1:]))
-                for name, limits in profile.items()
-            )
-        ]
-        return max(fitting, key=self._largest_batch, default=None)
-
-    def _largest_batch(self, profile: int) -> int:
-        return min(limits.largest[0] for limits in self._profiles[profile].values())
+        return [(part, profile) for part in batches_of(inputs, largest_batch(self._profiles[profile]))]
 
     def _tensors(self) -> tuple[list[str], list[str]]:
         engine, module = self._engine, self._library.module

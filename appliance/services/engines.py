@@ -139,6 +139,20 @@ def choose(setting: Runtime, package: Package, machine: Machine, store: EngineSt
     return Choice(None, tuple(wanted), tuple(reasons))
 
 
+def chosen(config: Config, package: Package, machine: Machine) -> Choice:
+    """What would run the model if the appliance were started now. Makes no folder and loads nothing."""
+    setting = package.pipeline.runtime or config.inference.runtime
+    if machine.gpu is None or not config.engine_directory.exists():
+        flavours = [flavour for flavour in FLAVOURS if setting in ("auto", flavour)]
+        reasons = [(flavour, _obstacle(flavour, package, machine)) for flavour in flavours]
+        return Choice(
+            None,
+            (),
+            tuple(f"{flavour}: {reason or 'no engine was built yet'}" for flavour, reason in reasons),
+        )
+    return choose(setting, package, machine, EngineStore(config.engine_directory))
+
+
 def make_ready(
     config: Config, package: Package, key: EngineKey, store: EngineStore, machine: Machine, say: Say
 ) -> EngineRecord:

@@ -134,28 +134,38 @@ def _by_state(lifecycle: Lifecycle, counts: Iterable[summary.Count]) -> dict[str
 def models_report(config: Config) -> list[Row]:
     """The package of every pipeline: id, version, task, checksum, runtime, and where its results go.
 
+    `reasons` says of each runtime that would come first why it is not used.
+
     Raises:
         Misconfigured: a package is missing or damaged.
+        GiveUp: the folder of engines belongs to somebody else.
     """
-    from appliance.runtime.onnx import NAME
+    from appliance.runtime.onnx import preferred_name
+    from appliance.services.engines import chosen, survey
 
-    return [
-        {
-            "id": package.manifest.id,
-            "version": package.manifest.version,
-            "task": package.manifest.task.kind,
-            "sha256": package.manifest.weights.sha256,
-            "runtime": NAME,
-            "destinations": package.pipeline.destinations,
-        }
-        for package in load_packages(config)
-    ]
+    machine = survey()
+    rows: list[Row] = []
+    for package in load_packages(config):
+        choice = chosen(config, package, machine)
+        key = None if choice.engine is None else choice.engine.key
+        rows.append(
+            {
+                "id": package.manifest.id,
+                "version": package.manifest.version,
+                "task": package.manifest.task.kind,
+                "sha256": package.manifest.weights.sha256,
+                "runtime": preferred_name() if key is None else f"{key.flavour} {key.version}",
+                "reasons": list(choice.reasons),
+                "destinations": package.pipeline.destinations,
+            }
+        )
+    return rows
 
 
 def models_table(report: list[Row]) -> Table:
     """The report with short checksums."""
     short = [{**row, "sha256": str(row["sha256"])[:12]} for row in report]
-    return table("Models", ["id", "version", "task", "sha256", "runtime", "destinations"], short)
+    return table("Models", ["id", "version", "task", "sha256", "runtime", "reasons", "destinations"], short)
 
 
 def _rows(labels: list[str], counts: Iterable[summary.Count]) -> list[Row]:

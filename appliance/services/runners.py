@@ -12,7 +12,7 @@ import numpy as np
 from appliance.config.schema import Config
 from appliance.domain.errors import ApplianceError, GiveUp
 from appliance.observe import metrics
-from appliance.runtime.base import DeviceFault, OutOfDeviceMemory, Outputs, Tensors, Unavailable
+from appliance.runtime.base import DeviceFault, OutOfDeviceMemory, Outputs, Tensors, Unavailable, batches_of
 from appliance.runtime.cores import usable_cores
 from appliance.runtime.cuda import Device
 from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore
@@ -90,10 +90,7 @@ class ModelRunner:
             if count == 1:
                 metrics.ENGINE_FALLBACKS.labels(model=self._model, reason="memory").inc()
                 return self._on_graph(inputs)
-            halves = [
-                self._on_engine(engine, {name: values[part] for name, values in inputs.items()})
-                for part in (slice(0, count // 2), slice(count // 2, count))
-            ]
+            halves = [self._on_engine(engine, half) for half in batches_of(inputs, (count + 1) // 2)]
             return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
         self._ran.add((engine.name, self._engine_sha256))
         return outputs

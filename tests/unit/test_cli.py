@@ -137,6 +137,7 @@ def test_a_model_has_one_pipeline(site: Site) -> None:
 def test_models_shows_versions_checksums_runtimes_and_destinations(site: Site) -> None:
     rows = json.loads(site.appliance("models", "--json").stdout)
     checksum = MANIFEST["weights"]["sha256"]
+    assert [reason.partition(":")[0] for reason in rows[0].pop("reasons")] == ["tensorrt", "tensorrt_rtx"]
     assert rows == [
         {
             "id": "ct-denoise",
