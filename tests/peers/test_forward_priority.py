@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 from tests.support.capture import captured, store_requests
 from tests.support.pacs import StoreScp
@@ -66,8 +68,9 @@ def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
         pacs.stop()
     requests = store_requests(pacs.port, capture)
     sent = [request.sop_instance_uid for request in requests]
-    flagged_study = Study(pacs, bleed)
-    quiet_study = Study(pacs, clear)
+    images = pacs.datasets()
+    flagged_study = Study(images, bleed)
+    quiet_study = Study(images, clear)
     assert flagged_study.modalities == {"SR", "OT"}
     assert quiet_study.modalities == {"SR"}
     assert set(sent) == uids(originals) | flagged_study.results | quiet_study.results
@@ -85,8 +88,7 @@ def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
 class Study:
     """What the PACS got about the study of some originals, apart from these."""
 
-    def __init__(self, pacs: StoreScp, originals: list[Object]) -> None:
-        images = pacs.datasets()
+    def __init__(self, images: Mapping[str, Dataset], originals: list[Object]) -> None:
         study = images[originals[0].sop_instance_uid].StudyInstanceUID
         found = {
             uid: image

@@ -16,6 +16,7 @@ from tests.support.processes import listens, program, stop
 
 _START_S = 10.0
 _SETTLE_S = 0.5
+_BUFFER_MIB = "64"  # with the default of 2, packets are lost on a busy machine
 _REQUEST = re.compile(
     r"^ +\(0000,0700\) +2 Priority +(?P<priority>\d+)\n"
     r"(?: +\(0000,....\) .*\n)*? +\(0000,1000\) +\d+ Affected SOP Instance UID +(?P<uid>[\d.]+)$",
@@ -37,7 +38,8 @@ def captured(port: int, file: Path) -> Iterator[None]:
 
     The test is skipped where packets may not be captured.
     """
-    command = [program("/usr/bin/dumpcap", "tshark"), "-q", "-i", "lo", "-f", f"tcp port {port}"]
+    command = [program("/usr/bin/dumpcap", "tshark"), "-q", "-i", "lo", "-B", _BUFFER_MIB]
+    command += ["-f", f"tcp port {port}"]
     log = file.with_suffix(".log")
     with log.open("wb") as output:
         capture = subprocess.Popen(

@@ -7,8 +7,10 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 
+from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
@@ -29,9 +31,8 @@ def raw_object(syntax: str, name: str, *, study: str = "study", pixel_bytes: int
     It begins with a group length, which is wrong, and ends with padding (PS3.5 sections 7.2 and 7.6), so
     that it cannot be decoded and encoded again without a change of its bytes.
     """
-    image = ct_image(CtSeries(rows=8, columns=8, study=study), 0)
+    image = _image(study)
     image.SOPInstanceUID = sample_uid("raw", study, name)
-    del image.PixelData
     order = ">" if syntax == BIG_ENDIAN else "<"
     header = DicomBytesIO()
     header.is_little_endian, header.is_implicit_VR = order == "<", syntax == IMPLICIT
@@ -57,6 +58,14 @@ def raw_object(syntax: str, name: str, *, study: str = "study", pixel_bytes: int
 def digests(objects: Iterable[Object]) -> Counter[str]:
     """How often each data set occurs, by SHA-256."""
     return Counter(sha256(one.data_set).hexdigest() for one in objects)
+
+
+@lru_cache
+def _image(study: str) -> Dataset:
+    """A CT image without pixels, of which every object of the study is a copy."""
+    image = ct_image(CtSeries(rows=8, columns=8, study=study), 0)
+    del image.PixelData
+    return image
 
 
 def _element(tag: tuple[int, int], vr: bytes, value: bytes, syntax: str, order: str) -> bytes:
