@@ -342,6 +342,17 @@ def commitment_reason(reason: int) -> str:
     return word if word in COMMITMENT_REASONS else "other"
 
 
+def start_destination_at_zero(destination: str) -> None:
+    """As `_start_at_zero`, for what has the label of a destination."""
+    UNREACHABLE.labels(destination)
+    for kind in DELIVERY_KINDS:
+        SENT_BYTES.labels(destination, kind)
+        for result in DELIVERY_RESULTS:
+            DELIVERIES.labels(destination, kind, result)
+    for status in DELIVERY_STATUSES:
+        DELIVERY_FAILURES.labels(destination, status)
+
+
 def _start_at_zero() -> None:
     """A counter that is absent until its first event hides that event from `rate()`."""
     for outcome in RECEIVED_OUTCOMES:

@@ -11,6 +11,7 @@ from appliance.destinations import DESTINATIONS
 from appliance.domain.errors import ApplianceError
 from appliance.domain.policy import CircuitState
 from appliance.journal import deliveries, summary, transactions
+from appliance.observe import metrics
 from appliance.observe.process import Process
 from appliance.services.circuit import CircuitBreaker
 from appliance.services.commitment_desk import CommitmentDesk
@@ -33,6 +34,7 @@ class Line:
     def __init__(self, name: str, config: Config, storage: Storage, ledger: Ledger) -> None:
         self.name = name
         self._ledger = ledger
+        metrics.start_destination_at_zero(name)
         settings = config.destinations[name]
         breaker = CircuitBreaker(config.delivery, self._circuit_changed)
         self.workers = [

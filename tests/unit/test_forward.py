@@ -18,6 +18,7 @@ from appliance.domain.errors import TryAgain
 from appliance.domain.types import Postponed, Refused, SendResult, Stored
 from appliance.journal import summary
 from appliance.journal.instances import record
+from appliance.observe import metrics
 from appliance.services import forward
 from appliance.services.forward import Line
 from appliance.services.ledger import Ledger
@@ -252,6 +253,36 @@ def test_what_is_refused_needs_a_person_and_holds_up_no_other(forwarder: Forward
     wait_until(lambda: forwarder.count("stored") == 20, 10, "the others are stored")
     assert forwarder.count("rejected") == 1
     assert forwarder.pacs.sent.count("bad") == 1
+
+
+def counted(name: str, **labels: str) -> float:
+    value = metrics.REGISTRY.get_sample_value(name, {"destination": "pacs", **labels})
+    assert value is not None, "it must be there before its first event"
+    return value
+
+
+def test_what_was_sent_and_what_failed_is_counted(forwarder: Forwarder) -> None:
+    names: list[tuple[str, dict[str, str]]] = [
+        ("appliance_deliveries_total", {"kind": "original", "result": "stored"}),
+        ("appliance_sent_bytes_total", {"kind": "original"}),
+        ("appliance_delivery_failures_total", {"status": "A7xx"}),
+        ("appliance_delivery_failures_total", {"status": "Cxxx"}),
+        ("appliance_delivery_failures_total", {"status": "none"}),
+        ("appliance_destination_failures_total", {}),
+    ]
+    before = [counted(name, **labels) for name, labels in names]
+    answers: dict[str, SendResult | None] = {
+        "busy": Postponed("busy", 0xA702),
+        "bad": Refused("no", 0xC123),
+        "poison": None,
+    }
+    forwarder.pacs.answer = lambda uid, attempt: Stored(0) if attempt > 1 else answers.get(uid, Stored(0))
+    forwarder.put("1", "busy", "bad", "poison", "2")
+    forwarder.start()
+    wait_until(lambda: forwarder.count("stored") == 4, 10, "all but one are stored")
+    after = [counted(name, **labels) for name, labels in names]
+    # A sample image has 10 bytes.
+    assert [now - then for now, then in zip(after, before, strict=True)] == [4, 40, 1, 1, 1, 1]
 
 
 def test_a_stop_ends_after_the_present_object_and_puts_the_others_back(forwarder: Forwarder) -> None:
