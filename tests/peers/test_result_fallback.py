@@ -13,6 +13,7 @@ from tests.support.pacs import StoreScp
 from tests.support.running import RunningAppliance
 from tests.support.scanner import send_verbatim
 from tests.support.settling import finish, take_in
+from tests.validators import report_text
 from tools.simulate.head_series import write_series as write_head
 
 pytestmark = pytest.mark.slow
@@ -56,3 +57,28 @@ def test_each_destination_gets_what_it_can_use(tmp_path: Path) -> None:
     log = [json.loads(line) for line in appliance.log.read_text().splitlines() if line.startswith("{")]
     told = {(line["message"], line["destination"]) for line in log if line["message"] in TOLD}
     assert told == {("sent_instead", "pacs"), ("nothing_to_send", "bare")}
+
+
+def test_a_series_that_cannot_be_analysed_is_reported_where_asked(tmp_path: Path) -> None:
+    images = write_head(tmp_path / "head", seed=1, bleed=True, slices=16, size=256)
+    damaged = dcmread(images[7])
+    damaged.PixelData = damaged.PixelData[:1000]
+    damaged.save_as(images[7])
+    pacs = StoreScp(tmp_path / "pacs").start()
+    results = {"sr": ["positive", "negative", "not_analysed"], "sc": ["not_analysed"]}
+    pipelines = [{"model": "head-ct-triage", "destinations": ["pacs"], "results": results}]
+    settings = {"pipelines": pipelines}
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=pacs.port, settings=settings).start()
+    try:
+        take_in(appliance, len(images), lambda: send_verbatim(images, appliance.port))
+        finish(appliance)
+    finally:
+        appliance.stop()
+        pacs.stop()
+    assert results_in(pacs, images) == {REPORT: 1, CAPTURE: 1}
+    (path,) = (path for path in pacs.files if dcmread(path).SOPClassUID == REPORT)
+    report, text = dcmread(path), report_text(path)
+    assert "111245,DCM" in text
+    assert "Not analysed (truncated_pixel_data)" in text
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert len(evidence.ReferencedSOPSequence) == len(images)
