@@ -75,6 +75,11 @@ class Hl7Server:
         assert listening.wait(10)
         return self
 
+    @property
+    def is_running(self) -> bool:
+        """Whether `stop` was not called yet."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Close everything."""
         self._loop.call_soon_threadsafe(self._over.set)
