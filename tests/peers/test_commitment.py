@@ -227,6 +227,31 @@ def test_another_no_is_no_success_and_is_asked_about_again(directed: DirectedSit
     assert sum(one["count"] for one in status["spool"]) == status["deliveries"]["committed"]
 
 
+def test_a_pacs_that_cannot_take_the_request_now_is_asked_again(directed: DirectedSite) -> None:
+    directed.pacs.status = 0x0213
+    try:
+        uids = directed.send("busy")
+        first, _ = directed.asked()
+    finally:
+        directed.pacs.status = 0x0000
+    second, asked = directed.asked()
+    assert asked == sorted(uids)
+    assert second != first
+    directed.report(second, uids)
+
+
+def test_a_scanner_that_cannot_take_the_report_now_is_told_again(directed: DirectedSite) -> None:
+    directed.scanner.status = 0x0110
+    try:
+        assert directed.scanner.ask(directed.appliance.port, information("1.2.8", ["1.2.3.4"])) == 0x0000
+        first = directed.scanner.told.get(timeout=30)
+    finally:
+        directed.scanner.status = 0x0000
+    assert (
+        directed.scanner.told.get(timeout=30) == first == Told("1.2.8", 2, frozenset(), {"1.2.3.4": 0x0112})
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "status"),
     [
