@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal
 
@@ -267,13 +267,21 @@ def unclaim(connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> N
         connection.execute("UPDATE deliveries SET attempts = attempts - 1 WHERE id = ?", (delivery.id,))
 
 
-def release(connection: sqlite3.Connection) -> int:
+def release(connection: sqlite3.Connection, delay_s: Callable[[int], float] = lambda _attempts: 0.0) -> int:
     """Take back what a process that died was sending: its fate is unknown, so it is sent again.
+
+    What was being sent at a second death is a suspect, due again after `delay_s` of its attempts: it may be
+    what kills the process.
 
     To be called by the only process that sends, before it claims any. Returns how many there were.
     """
-    rows = connection.execute("SELECT id FROM deliveries WHERE state = 'sending'").fetchall()
+    rows = connection.execute("SELECT id, attempts FROM deliveries WHERE state = 'sending'").fetchall()
     for row in rows:
+        if row["attempts"] > 1:
+            connection.execute(
+                "UPDATE deliveries SET suspect = 1, due_s = ? WHERE id = ?",
+                (boot_seconds() + delay_s(row["attempts"]), row["id"]),
+            )
         move(connection, DELIVERY, row["id"], "lease_lost")
     return len(rows)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from functools import partial
 
 from appliance.config.schema import Config
 from appliance.destinations import DESTINATIONS
 from appliance.domain.errors import ApplianceError
-from appliance.domain.policy import CircuitState
+from appliance.domain.policy import CircuitState, backoff_s
 from appliance.journal import deliveries, summary, transactions
 from appliance.observe import metrics
 from appliance.observe.process import Process
@@ -111,8 +112,14 @@ def commitment_lookers(config: Config, storage: Storage) -> list[Looker]:
 
 def take_back(config: Config, storage: Storage) -> None:
     """Begin anew: nothing is being sent, and every destination may be tried."""
+    delay_s = partial(
+        backoff_s,
+        minimum_s=config.delivery.retry_minimum_s,
+        maximum_s=config.delivery.retry_maximum_s,
+        random=random.random,
+    )
     with storage.journal.write() as connection:
-        taken_back = deliveries.release(connection)
+        taken_back = deliveries.release(connection, delay_s)
         deliveries.reset_circuits(connection, config.destinations)
         waiting = summary.deliveries_by_state(connection)
     if taken_back:

@@ -171,6 +171,21 @@ def test_what_a_connection_ended_at_is_sent_alone(journal: Journal) -> None:
         assert uids(deliveries.claim_suspect(connection, "pacs")) == ["2"]
 
 
+def test_what_was_being_sent_at_two_deaths_is_sent_alone_and_later(journal: Journal) -> None:
+    receive(journal, "1", "2", study="a")
+    claim(journal, limit=1)
+    with journal.write() as connection:
+        deliveries.release(connection, lambda attempts: 1000.0 * attempts)
+    assert uids(claim(journal)) == ["1", "2"]
+    with journal.write() as connection:
+        deliveries.release(connection, lambda attempts: 1000.0 * attempts)
+        assert 1990 < (deliveries.next_due_s(connection, "pacs") or 0) <= 2000
+    assert uids(claim(journal)) == ["2"]
+    with journal.write() as connection:
+        deliveries.wake(connection, "pacs")
+        assert uids(deliveries.claim_suspect(connection, "pacs")) == ["1"]
+
+
 def test_a_batch_holds_no_more_bytes_than_asked_for_but_one_object_of_any_size(journal: Journal) -> None:
     with journal.write() as connection:
         for uid, size in (("1", 100), ("2", 10), ("3", 10), ("4", 10)):
