@@ -334,6 +334,7 @@ class TestAnswering:
 
     def test_another_class_is_a_conflict(self, journal: Journal) -> None:
         receive(journal, "1", "archive")
+        deliver(journal, "1", "archive", "claim", "ack")
         self.ask(journal, "1", sop_class="1.2.840.10008.5.1.4.1.1.4")
         assert self.answers(journal) == {"1": 0x0119}
 
