@@ -100,16 +100,17 @@ class EngineStore:
         return self._folder / f"{key.name}.engine"
 
     @contextmanager
-    def building(self, key: EngineKey) -> Iterator[bool]:
-        """Hold the right to build `key`; False if another process holds it."""
-        path = self._folder / f"{key.name}.lock"
+    def building(self, name: str) -> Iterator[bool]:
+        """Hold the right to build the engine of that name; False if another process holds it."""
+        path = self._folder / f"{name}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield False
+            return
+        try:
             yield True
         finally:
             os.close(descriptor)
@@ -179,8 +180,11 @@ class EngineStore:
                 yield name, error
 
     def changed_at(self) -> int:
-        """Changes whenever an engine or a record was written or removed."""
-        return self._folder.stat().st_mtime_ns
+        """Changes whenever an engine or a record was written or removed; 0 without the folder."""
+        try:
+            return self._folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def remove(self, name: str) -> None:
         """Delete an engine, its record first. The lock stays: somebody may hold it."""
@@ -188,11 +192,14 @@ class EngineStore:
         (self._folder / f"{name}.engine").unlink(missing_ok=True)
 
     def remove_unfinished(self) -> int:
-        """Delete what interrupted writes left; returns how many files that were."""
-        left = list(self._folder.glob("*.unfinished"))
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
+        """Delete what interrupted builds left, but not what is being built; returns how many files."""
+        removed = 0
+        for path in self._folder.glob("*.unfinished"):
+            with self.building(path.name.partition(".")[0]) as mine:
+                if mine:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
 
     def _record_path(self, name: str) -> Path:
         return self._folder / f"{name}.json"

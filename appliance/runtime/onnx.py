@@ -55,7 +55,7 @@ class OnnxRunner:
         """See `Runner.run`."""
         try:
             values = self._session.run(self._outputs, dict(inputs))
-        except _states.InvalidArgument as error:
+        except (_states.InvalidArgument, ValueError) as error:  # ValueError: an input is missing
             raise GiveUp(f"the inputs do not fit the model's graph: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
 

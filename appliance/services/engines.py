@@ -162,7 +162,7 @@ def make_ready(
         GiveUp: it cannot be built.
         TryAgain: another process builds it, or a process that did died.
     """
-    with store.building(key) as mine:
+    with store.building(key.name) as mine:
         if not mine:
             raise TryAgain(f"another process builds {key.name}")
         record = _intact(key, store) or _build(config, package, key, store, say)
