@@ -74,6 +74,8 @@ class Transcoder:
         return ours
 
     def _ask(self, transfer_syntax_uid: str, files: list[int]) -> str:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
         channel = self._socket or self._start()
         try:
             socket.send_fds(channel, [transfer_syntax_uid.encode("ascii")], files)

@@ -185,7 +185,10 @@ def echo(peer: Peer) -> None:
     Raises:
         TryAgain: it does not, or not with success.
     """
-    association = open_association(peer, [(Verification, [ImplicitVRLittleEndian])])
+    try:
+        association = open_association(peer, [(Verification, [ImplicitVRLittleEndian])])
+    except NothingAccepted:
+        return  # It is there, and that is all that the question is about.
     try:
         status = association.send_c_echo().get("Status")
     except (RuntimeError, ValueError) as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
@@ -25,10 +25,8 @@ from pynetdicom.events import EVT_C_STORE, EVT_CONN_OPEN, EVT_REQUESTED, Event
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import Verification, register_uid, uid_to_service_class  # type: ignore[attr-defined]
 
-from appliance.network.library import keep_responses
 from tests.support.processes import free_port
-
-_config.STORE_SEND_CHUNKED_DATASET = True
+from tools.demonstrate.scanner import keep_responses
 
 
 def data_set(path: Path) -> bytes:

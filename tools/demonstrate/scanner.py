@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 
-from appliance.network.library import keep_responses, tune_socket
+from appliance.network.library import tune_socket
 from tools.demonstrate.inputs import Series
+
+# Files are sent as they lie: never decoded, never encoded again.
+_config.STORE_SEND_CHUNKED_DATASET = True
 
 
 class NotAccepted(Exception):
@@ -51,3 +55,14 @@ def send(all_series: Iterable[Series], port: int, sent: Callable[[Series, float]
                 sent(series, begun)
         finally:
             association.release()
+
+
+def keep_responses(association: Association) -> None:
+    """Leave the responses of the peer to whoever waits for them.
+
+    The association's own thread looks for requests of the peer on the same queue. It is told to pause while
+    a response is awaited, but may miss that under load, take the response and drop it: the sender then
+    waits for its whole time-out. A storage SCP makes no requests, so that thread needs to find none.
+    """
+    take = association.dimse.get_msg
+    association.dimse.get_msg = lambda block=False: take(block) if block else (None, None)  # type: ignore[method-assign]
