@@ -8,6 +8,8 @@ from appliance.domain.types import Artifact
 
 STAND_INS = {"sr": "sc"}
 """The kind of result object that shows people what another kind tells, where that one is not taken."""
+SIMPLER = frozenset({"sr"})
+"""Kinds of which there is a form of a simpler SOP class, for those who refuse the first."""
 
 
 def recipients(
@@ -26,9 +28,9 @@ def recipients(
 
 
 def stand_ins(kinds: Collection[str], takes: Mapping[str, Collection[str]]) -> frozenset[str]:
-    """The kinds that nobody asked for, but that may have to stand in for one of `kinds` somewhere."""
-    return frozenset(
-        instead
-        for kind, instead in STAND_INS.items()
-        if kind in kinds and instead not in kinds and any(instead in taken for taken in takes.values())
-    )
+    """What nobody asked for, but may have to stand in for one of `kinds` somewhere: other kinds, and those
+    of `kinds` themselves that have a simpler form.
+    """
+    taken = {kind for each in takes.values() for kind in each}
+    others = {instead for kind, instead in STAND_INS.items() if kind in kinds and instead not in kinds}
+    return frozenset((others | SIMPLER & set(kinds)) & taken)

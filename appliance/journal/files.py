@@ -89,11 +89,14 @@ def claims(connection: sqlite3.Connection, file: SpoolFile, duties: Mapping[str,
 
 
 def _in_place_of(connection: sqlite3.Connection, spool_key: str) -> list[str]:
-    """The file of the result that this one would take the place of: it may be refused as long as it waits."""
+    """The files of the results that this one may take the place of: they may be refused while they wait."""
     rows = connection.execute(
-        "SELECT o.spool_key FROM artifacts a JOIN artifacts o ON o.sop_instance_uid = a.stands_for"
-        " WHERE a.spool_key = ?",
-        (spool_key,),
+        "WITH RECURSIVE before (spool_key, stands_for) AS ("
+        " SELECT spool_key, stands_for FROM artifacts WHERE spool_key = ?"
+        " UNION SELECT o.spool_key, o.stands_for FROM before b JOIN artifacts o"
+        " ON o.sop_instance_uid = b.stands_for)"
+        " SELECT spool_key FROM before WHERE spool_key != ?",
+        (spool_key, spool_key),
     )
     return [row["spool_key"] for row in rows]
 

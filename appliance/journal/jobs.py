@@ -143,6 +143,7 @@ def earlier_report(connection: sqlite3.Connection, job: Job) -> tuple[str, str, 
         "SELECT a.sop_class_uid, a.sop_instance_uid, a.study_instance_uid, a.series_instance_uid"
         " FROM artifacts a JOIN jobs j ON j.id = a.job_id JOIN job_series s ON s.job_id = j.id"
         " WHERE s.series_instance_uid = ? AND s.revision < ? AND j.model = ? AND a.kind = 'sr'"
+        " AND a.stands_for IS NULL"
         " ORDER BY s.revision DESC, a.id DESC LIMIT 1",
         (uid, revision, job.model),
     ).fetchone()

@@ -105,6 +105,11 @@ def _report(outcome: Enhanced | Findings, volume: Volume, identity: Identity) ->
         yield structured_report(outcome, volume, identity)
 
 
+def _simpler_report(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
+    if isinstance(outcome, Findings):
+        yield structured_report(outcome, volume, identity, simpler=True)
+
+
 def _capture(outcome: Enhanced | Findings, volume: Volume, identity: Identity) -> Iterator[Dataset]:
     if isinstance(outcome, Findings):
         yield secondary_capture(outcome, volume, identity)
@@ -124,6 +129,8 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
     {"enhanced": _enhanced, "sr": _report, "seg": _segmentation, "sc": _capture, "ko": _key_object}
 )
 """Every kind of result object, in the order in which they are produced."""
+SIMPLER_WRITERS: Mapping[str, Writer] = MappingProxyType({"sr": _simpler_report})
+"""The kinds that have a form of a simpler SOP class, for destinations that refuse the first."""
 
 UnanalysedWriter = Callable[[NotAnalysed, Subject, Sequence[Dataset], Identity], Dataset]
 
@@ -131,6 +138,9 @@ UNANALYSED_WRITERS: Mapping[str, UnanalysedWriter] = MappingProxyType(
     {"sr": unanalysed_report, "sc": unanalysed_capture}
 )
 """The kinds of result objects that can say that there is no answer."""
+_SIMPLER_UNANALYSED: Mapping[str, UnanalysedWriter] = MappingProxyType(
+    {"sr": partial(unanalysed_report, simpler=True)}
+)
 
 Numbering = Callable[[str, str, int], int]
 """The series number for (study UID, series UID, wanted number): the wanted one unless something has it."""
@@ -138,8 +148,10 @@ Numbering = Callable[[str, str, int], int]
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made of an outcome: objects of `kinds`, and `stand_ins` that nobody asked for, but that
-    take the place of another kind at destinations that do not take that one.
+    """What is to be made of an outcome: objects of `kinds`, and `stand_ins` that nobody asked for.
+
+    These take the place of another kind at destinations that do not take that one; a kind that is among
+    `kinds` as well is made in its simpler form too.
     """
 
     kinds: Collection[str]
@@ -155,9 +167,12 @@ def write(
     Raises:
         GiveUp: the outcome does not fit the volume, or the source cannot be referred to.
     """
-    makers = {kind: partial(writer, outcome, volume, identity) for kind, writer in WRITERS.items()}
+    makers, simpler = (
+        {kind: partial(writer, outcome, volume, identity) for kind, writer in writers.items()}
+        for writers in (WRITERS, SIMPLER_WRITERS)
+    )
     urgent, key_images = is_urgent(outcome), _key_images(outcome, volume)
-    for made in _make(makers, order, identity):
+    for made in _make(makers, simpler, order, identity):
         yield replace(made, urgent=urgent, key_sop_instance_uids=key_images)
 
 
@@ -173,28 +188,38 @@ def write_unanalysed(
     def one(writer: UnanalysedWriter) -> Iterator[Dataset]:
         yield writer(outcome, subject, sources, identity)
 
-    makers = {kind: partial(one, writer) for kind, writer in UNANALYSED_WRITERS.items()}
-    yield from _make(makers, order, identity)
+    makers, simpler = (
+        {kind: partial(one, writer) for kind, writer in writers.items()}
+        for writers in (UNANALYSED_WRITERS, _SIMPLER_UNANALYSED)
+    )
+    yield from _make(makers, simpler, order, identity)
+
+
+_Maker = Callable[[], Iterator[Dataset]]
 
 
 def _make(
-    makers: Mapping[str, Callable[[], Iterator[Dataset]]], order: Order, identity: Identity
+    makers: Mapping[str, _Maker], simpler: Mapping[str, _Maker], order: Order, identity: Identity
 ) -> Iterator[Produced]:
+    """Each object with the one before it that it can take the place of."""
     replaceable: dict[str, str] = {}
     for kind, maker in makers.items():
-        if kind not in order.kinds and kind not in order.stand_ins:
-            continue
+        forms = [maker] if kind in order.kinds or kind in order.stand_ins else []
+        if kind in order.kinds and kind in order.stand_ins:
+            forms.append(simpler[kind])
         number: int | None = None
-        with _explained(kind):
-            for dataset in maker():
-                number = _number(dataset, order.numbering) if number is None else number
-                put(dataset, "SeriesNumber", number)
-                if kind in STAND_INS:
-                    replaceable[STAND_INS[kind]] = str(dataset.SOPInstanceUID)
-                stands_for = replaceable.get(kind)
-                instead_only = kind not in order.kinds and stands_for is not None
-                ae_title = identity.station.ae_title
-                yield Produced(kind, False, dataset, ae_title, (), stands_for, instead_only)
+        stands_for = replaceable.get(kind)
+        for form in forms:
+            with _explained(kind):
+                for dataset in form():
+                    number = _number(dataset, order.numbering) if number is None else number
+                    put(dataset, "SeriesNumber", number)
+                    extra = kind not in order.kinds or form is not maker
+                    instead_only = extra and stands_for is not None
+                    ae_title = identity.station.ae_title
+                    yield Produced(kind, False, dataset, ae_title, (), stands_for, instead_only)
+                    if kind in STAND_INS:
+                        stands_for = replaceable[STAND_INS[kind]] = str(dataset.SOPInstanceUID)
 
 
 def _key_images(outcome: Enhanced | Findings, volume: Volume) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""The answer of a triage model as a Comprehensive 3D SR, TID 1500: positive, negative or not analysed.
+"""The answer of a triage model as a Comprehensive 3D SR or, for those who refuse it, a Comprehensive SR.
+
+TID 1500, positive, negative or not analysed.
 
 Always COMPLETE, PRELIMINARY and UNVERIFIED. A score never stands without its threshold.
 """
@@ -50,40 +52,60 @@ _NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findin
 _CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 _PROBABILITY = Code("122157", "DCM", "Probability")
 
+_PURPOSES = {False: "sr", True: "sr-simpler"}
+"""What goes into the UID of a report, and of its simpler form."""
+
 _Group = sr.MeasurementsAndQualitativeEvaluations
 
 
-def structured_report(outcome: Findings, volume: Volume, identity: Identity) -> Dataset:
-    """The report; its evidence lists every analysed image, its content only the key image."""
+def structured_report(
+    outcome: Findings, volume: Volume, identity: Identity, *, simpler: bool = False
+) -> Dataset:
+    """The report; its evidence lists every analysed image, its content only the key image.
+
+    With `simpler`, of the class Comprehensive SR, which more systems take, with the same content.
+    """
     source = volume.sources[outcome.key_slice]
     uid = result_uid(
-        "sr",
+        _PURPOSES[simpler],
         str(source.SeriesInstanceUID),
         volume.pixel_sha256,
         identity.pipeline_digest,
         identity.revision,
     )
-    return _document(_finding_group(outcome, volume, identity), volume.sources, source, uid, identity)
+    make = sr.ComprehensiveSR if simpler else sr.Comprehensive3DSR
+    group = _finding_group(outcome, volume, identity)
+    return _document(make, group, volume.sources, source, uid, identity)
 
 
 def unanalysed_report(
-    outcome: NotAnalysed, subject: Subject, sources: Sequence[Dataset], identity: Identity
+    outcome: NotAnalysed,
+    subject: Subject,
+    sources: Sequence[Dataset],
+    identity: Identity,
+    *,
+    simpler: bool = False,
 ) -> Dataset:
     """The report that a model gave no answer, and why; its evidence lists every image of the series."""
     uid = result_uid(
-        "sr",
+        _PURPOSES[simpler],
         str(sources[0].SeriesInstanceUID),
         [str(source.SOPInstanceUID) for source in sources],
         identity.pipeline_digest,
         identity.revision,
     )
-    return _document(
-        _unanalysed_group(outcome, subject, sources[0], identity), sources, sources[0], uid, identity
-    )
+    make = sr.ComprehensiveSR if simpler else sr.Comprehensive3DSR
+    group = _unanalysed_group(outcome, subject, sources[0], identity)
+    return _document(make, group, sources, sources[0], uid, identity)
 
 
 def _document(
-    group: _Group, sources: Sequence[Dataset], key: Dataset, sop_instance_uid: str, identity: Identity
+    make: type[sr.ComprehensiveSR | sr.Comprehensive3DSR],
+    group: _Group,
+    sources: Sequence[Dataset],
+    key: Dataset,
+    sop_instance_uid: str,
+    identity: Identity,
 ) -> Dataset:
     digest, revision = identity.pipeline_digest, identity.revision
     content = sr.MeasurementReport(
@@ -94,7 +116,7 @@ def _document(
     )
     earlier = identity.earlier_report
     with quiet():
-        report = sr.Comprehensive3DSR(
+        report = make(
             evidence=evidence(sources),
             content=content[0],
             series_instance_uid=result_series_uid("sr", str(key.SeriesInstanceUID), digest, revision),

@@ -1,4 +1,4 @@
-"""A PACS that takes no reports is shown cards, also of negative answers; one that takes nothing, nothing."""
+"""A PACS that takes no 3D reports gets simpler ones, or cards, also of negative answers, or else nothing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tools.simulate.head_series import write_series as write_head
 pytestmark = pytest.mark.slow
 
 TOLD = ("sent_instead", "nothing_to_send")
+SIMPLER_REPORT = "1.2.840.10008.5.1.4.1.1.88.33"
 CAPTURE, REPORT = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34"
 
 
@@ -32,9 +33,10 @@ def results_in(pacs: StoreScp, sources: list[Path]) -> Counter[str]:
 def test_each_destination_gets_what_it_can_use(tmp_path: Path) -> None:
     images = write_head(tmp_path / "clear", seed=1, bleed=False, slices=16, size=256)
     picky = StoreScp(tmp_path / "picky", only=("CTImageStorage", "SecondaryCaptureImageStorage")).start()
+    plain = StoreScp(tmp_path / "plain", only=("CTImageStorage", "ComprehensiveSRStorage")).start()
     modern, old, bare = (StoreScp(tmp_path / name).start() for name in ("modern", "old", "bare"))
-    takes = {"pacs": None, "modern": None, "old": ["sc"], "bare": ["enhanced"]}
-    nodes = zip(takes, (picky, modern, old, bare), strict=True)
+    takes = {"pacs": None, "plain": None, "modern": None, "old": ["sc"], "bare": ["enhanced"]}
+    nodes = zip(takes, (picky, plain, modern, old, bare), strict=True)
     destinations = {
         name: {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
         | ({} if takes[name] is None else {"takes": takes[name]})
@@ -48,15 +50,16 @@ def test_each_destination_gets_what_it_can_use(tmp_path: Path) -> None:
         finish(appliance)
     finally:
         appliance.stop()
-        for pacs in (picky, modern, old, bare):
+        for pacs in (picky, plain, modern, old, bare):
             pacs.stop()
     assert results_in(picky, images) == {CAPTURE: 1}
+    assert results_in(plain, images) == {SIMPLER_REPORT: 1}
     assert results_in(modern, images) == {REPORT: 1}
     assert results_in(old, images) == {CAPTURE: 1}
     assert results_in(bare, images) == {}
     log = [json.loads(line) for line in appliance.log.read_text().splitlines() if line.startswith("{")]
     told = {(line["message"], line["destination"]) for line in log if line["message"] in TOLD}
-    assert told == {("sent_instead", "pacs"), ("nothing_to_send", "bare")}
+    assert told == {("sent_instead", "pacs"), ("sent_instead", "plain"), ("nothing_to_send", "bare")}
 
 
 def test_a_series_that_cannot_be_analysed_is_reported_where_asked(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from appliance.dicom.outcome import EarlierReport, NotAnalysed, Subject
 from appliance.dicom.volume import Volume, load_headers, load_volume
@@ -200,6 +201,18 @@ def test_a_negative_answer_is_valid_and_says_so(tmp_path: Path, kind: str) -> No
         text = report_text(path)
         assert "111241,DCM" in text
         assert "272519000,SCT" in text
+
+
+def test_the_simpler_reports_are_valid_too(case: Case, tmp_path: Path) -> None:
+    finding = findings(case.volume, positive=True)
+    made = list(produce(finding, case.volume, kinds=["sr"], stand_ins=["sr"]))
+    outcome, subject = NotAnalysed("truncated_pixel_data", "cut off"), Subject(HAEMORRHAGE, BRAIN)
+    order = Order(["sr"], ["sr"], as_wanted)
+    made += write_unanalysed(outcome, subject, load_headers(case.sources), IDENTITY, order)
+    paths = _write(tmp_path, made)
+    assert [one.sop_class_uid for one in made] == [Comprehensive3DSRStorage, ComprehensiveSRStorage] * 2
+    assert {error for path in paths for error in dciodvfy_errors(path)} <= case.inherited
+    assert "threshold=62.00 %" in report_text(paths[1])
 
 
 def test_orthanc_stores_every_kind_of_every_modality(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom.uid import ComprehensiveSRStorage
 
 from appliance.config.destinations import DicomDestination
 from appliance.domain.recipients import recipients, stand_ins
@@ -57,9 +58,10 @@ def test_a_segmentation_goes_only_to_those_that_name_it() -> None:
 @pytest.mark.parametrize(
     ("kinds", "takes", "expected"),
     [
-        ({"sr"}, ("sr", "sc"), {"sc"}),
-        ({"sr", "sc"}, ("sr", "sc"), set()),
-        ({"sr"}, ("sr",), set()),
+        ({"sr"}, ("sr", "sc"), {"sr", "sc"}),
+        ({"sr", "sc"}, ("sr", "sc"), {"sr"}),
+        ({"sr"}, ("sr",), {"sr"}),
+        ({"sr"}, ("sc",), {"sc"}),
         ({"enhanced"}, ("enhanced", "sc"), set()),
     ],
 )
@@ -76,6 +78,32 @@ def test_the_card_of_a_negative_answer_stands_for_its_report(tmp_path: Path) -> 
     assert (report.stands_for, report.instead_only) == (None, False)
     report, card = produce(findings(volume, positive=True), volume)
     assert (card.stands_for, card.instead_only) == (report.sop_instance_uid, False)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_simpler_report_stands_for_the_first_and_the_card_for_the_simpler(
+    tmp_path: Path, positive: bool
+) -> None:
+    volume = sample_volume(tmp_path, CtSeries(slices=2, rows=16, columns=16))
+    outcome = findings(volume, positive=positive)
+    report, simpler, card = produce(outcome, volume, kinds=["sr"], stand_ins=["sr", "sc"])
+    assert [one.kind for one in (report, simpler, card)] == ["sr", "sr", "sc"]
+    assert simpler.sop_class_uid == ComprehensiveSRStorage
+    assert [one.stands_for for one in (report, simpler, card)] == [
+        None,
+        report.sop_instance_uid,
+        simpler.sop_instance_uid,
+    ]
+    assert [one.instead_only for one in (report, simpler, card)] == [False, True, True]
+    trees = [str(one.dataset.ContentSequence) for one in (report, simpler)]
+    assert trees[0] == trees[1]
+
+
+def test_who_takes_reports_gets_one_of_them() -> None:
+    simpler = replace(artifact("2.25.3"), stands_for="2.25.1", instead_only=True)
+    card = replace(STAND_IN, stands_for="2.25.3")
+    takes = {"modern": EVERYTHING, "old": ("enhanced", "sc")}
+    assert sent([REPORT, simpler, card], **takes) == {"modern": ["sr"], "old": ["sc"]}
 
 
 def test_without_a_report_the_card_stands_for_itself(tmp_path: Path) -> None:
@@ -136,6 +164,25 @@ def test_a_report_that_is_refused_is_followed_by_its_card(
     )
     outbox.answer(card, Stored(0))
     assert outbox.states() == {"2.25.1": "dropped", "2.25.2": "stored"}
+
+
+def test_refusals_go_from_report_to_simpler_report_to_card(tmp_path: Path) -> None:
+    simpler = replace(artifact("2.25.3"), stands_for="2.25.1", instead_only=True)
+    card = replace(STAND_IN, stands_for="2.25.3")
+    outbox = Outbox(tmp_path, [REPORT, simpler, card])
+    for uid in ("2.25.1", "2.25.3"):
+        (delivery,) = outbox.claim()
+        assert delivery.sop_instance_uid == uid
+        with outbox.journal.read() as connection:
+            kept = {
+                file.spool_key: files.claims(connection, file, {}) for file in files.due(connection, limit=9)
+            }
+        assert any(standing.state == "sending" for standing in kept[card.spool_key].deliveries)
+        outbox.answer(delivery, REFUSED)
+    (delivery,) = outbox.claim()
+    assert delivery.sop_instance_uid == "2.25.2"
+    outbox.answer(delivery, Stored(0))
+    assert outbox.states() == {"2.25.1": "dropped", "2.25.3": "dropped", "2.25.2": "stored"}
 
 
 def test_a_card_that_is_refused_too_waits_for_a_person(tmp_path: Path) -> None:
