@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from appliance.domain.errors import Misconfigured
 
 Range = tuple[float, float]
+
+_ACR_CATEGORIES = frozenset(("RADLEX", value) for value in ("RID49480", "RID49481", "RID49482"))
 
 
 class _Part(BaseModel):
@@ -86,8 +96,16 @@ class TriageTask(_Part):
     finding: CodeEntry
     site: CodeEntry
     urgency: CodeEntry
+    """How soon somebody has to act on a positive: the ACR category, on which messages and order depend."""
     out_of_distribution: float
     """A slice whose distance output exceeds this is not scored."""
+
+    @field_validator("urgency")
+    @classmethod
+    def _is_acr_category(cls, urgency: CodeEntry) -> CodeEntry:
+        if (urgency.scheme, urgency.value) not in _ACR_CATEGORIES:
+            raise ValueError("is none of the ACR categories RID49480, RID49481 and RID49482 of RADLEX")
+        return urgency
 
 
 Task = Annotated[EnhanceTask | TriageTask, Field(discriminator="kind")]

@@ -39,6 +39,12 @@ def load_packages(config: Config) -> list[Package]:
             continue
         packages.append(Package(manifest, pipeline, folder / manifest.weights.file))
         problems += _overrides(number, pipeline, manifest)
+        if manifest.task.kind != "triage":
+            problems += [
+                f"pipelines.{number}.destinations: {manifest.id} finds nothing that {name} could be told of"
+                for name in pipeline.destinations
+                if name in config.message_destinations
+            ]
     if problems:
         raise Misconfigured(problems)
     return packages

@@ -341,6 +341,7 @@ def test_what_a_destination_refers_to_is_checked_before_a_start(tmp_path: Path) 
                 "tls": {"ca": "nobody.pem"},
             },
         },
+        "pipelines": [{"model": "ct-denoise", "destinations": ["ris"]}],
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
     with pytest.raises(Misconfigured) as caught:
@@ -349,3 +350,4 @@ def test_what_a_destination_refers_to_is_checked_before_a_start(tmp_path: Path) 
     assert "destinations.pager.secret: has fewer than 16 bytes" in problems
     assert "destinations.ris.template: wrong.template line 2: {what} is not known" in problems
     assert "destinations.list.tls: the certificate, key or ca cannot be used" in problems
+    assert "pipelines.0.destinations: ct-denoise finds nothing that ris could be told of" in problems

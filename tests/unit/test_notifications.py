@@ -14,6 +14,8 @@ from pydicom import Dataset, dcmread
 
 from appliance.dicom.codes import NOTICE
 from appliance.dicom.outcome import Code
+from appliance.domain.errors import Misconfigured
+from appliance.models.manifest import TriageTask, load_manifest
 from appliance.results.notification import Notification, Order, Patient, notification
 from appliance.results.ups_workitem import UPS_PUSH, workitem
 from appliance.results.webhook_message import finding_document
@@ -171,3 +173,16 @@ DAYS = replace(NOTIFICATION, urgency=ACR_3)
 )
 def test_who_is_told(told: Notification, wanted: bool, last: str | None, due: bool) -> None:
     assert is_due(told, wanted, last) is due
+
+
+def test_the_category_is_the_manifests_and_an_acr_category(tmp_path: Path) -> None:
+    package = Path(__file__).resolve().parents[2] / "engines" / "head-ct-triage"
+    task = load_manifest(package).task
+    assert isinstance(task, TriageTask)
+    assert task.urgency.value == "RID49480"
+    folder = tmp_path / "head-ct-triage"
+    folder.mkdir()
+    text = (package / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(text.replace("value: RID49480", "value: RID1"))
+    with pytest.raises(Misconfigured, match="is none of the ACR categories"):
+        load_manifest(folder)
