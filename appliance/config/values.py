@@ -40,15 +40,23 @@ def _host(value: object) -> object:
 
 
 def _url(value: object) -> object:
-    try:
-        parts = urlsplit(value) if isinstance(value, str) and value.isascii() else None
-        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname)
-        valid = valid and parts is not None and parts.username is None and (parts.port or 1) > 0
-    except ValueError:
-        valid = False
-    if not valid or re.search(r"[\s#]", str(value)):
+    if not (isinstance(value, str) and value.isascii() and _is_web_address(value)):
         raise ValueError(f"{value!r} is not a valid address, such as https://ris.example/findings")
     return value
+
+
+def _is_web_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.username is None
+            and parts.port != 0
+            and not re.search(r"[\s#]", value)
+        )
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:

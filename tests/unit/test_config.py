@@ -105,6 +105,50 @@ def test_originals_may_go_to_some_only(site: Path) -> None:
     assert read(site, text + "originals: []\n").originals_destinations == ()
 
 
+HL7 = "  ris: {kind: hl7, host: ris, port: 2575}\npipelines:"
+
+
+def test_destinations_of_any_kind_are_used_alike_but_get_no_originals(site: Path) -> None:
+    text = CONTRACT.replace("pipelines:", HL7).replace("[pacs]", "[pacs, ris]")
+    config = read(site, text)
+    assert list(config.message_destinations) == ["ris"]
+    assert list(config.dicom_destinations) == ["pacs"]
+    assert config.originals_destinations == ("pacs",)
+    assert problems(site, text + "originals: [pacs, ris]\n") == [
+        "originals.1: 'ris' is not a DICOM destination, so it cannot get originals (line 17)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            "kind: hl8",
+            "destinations.x: 'hl8' is not a kind of destination: one of 'dicom', 'hl7', 'ups', 'webhook'",
+        ),
+        (
+            "kind: hl7, host: a, prot: 1, port: 1",
+            "destinations.x.prot: is not a known setting; did you mean port?",
+        ),
+        ("kind: hl7, host: a", "destinations.x.port: is required"),
+        (
+            "kind: hl7, host: a, port: 1, template: none",
+            "destinations.x.template: none cannot be read: No such file or directory",
+        ),
+        ("kind: webhook, url: 'ftp://a/', secret: site.yaml", "'ftp://a/' is not a valid address"),
+        ("kind: webhook, url: 'https://me:pw@a/', secret: site.yaml", "is not a valid address"),
+        ("kind: webhook, url: 'https://a:0/', secret: site.yaml", "is not a valid address"),
+        ("kind: webhook, url: 'https://a/ b', secret: site.yaml", "is not a valid address"),
+        ("kind: ups, ae_title: R, host: a, port: 1", "destinations.x.retrieve_ae_title: is required"),
+    ],
+)
+def test_mistakes_in_each_kind_of_destination(site: Path, settings: str, problem: str) -> None:
+    text = CONTRACT.replace("pipelines:", f"  x: {{{settings}}}\npipelines:")
+    (found,) = problems(site, text)
+    assert problem in found
+    assert found.endswith("(line 12)")
+
+
 def test_the_configuration_cannot_be_changed(site: Path) -> None:
     config = read(site, CONTRACT)
     with pytest.raises(ValidationError):
