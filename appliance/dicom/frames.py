@@ -82,6 +82,11 @@ def _numbers(values: Sequence[float], count: int) -> tuple[float, ...]:
     return numbers
 
 
+def has_frames(header: Dataset) -> bool:
+    """Whether an object consists of frames, so that a reference to a slice has to name one."""
+    return str(header.SOPClassUID) in MULTI_FRAME
+
+
 def whole_of(header: Dataset) -> str:
     """What names the whole that an object is, or is one part of (a concatenation, PS3.3 C.7.6.16.2.2.4)."""
     return str(header.get("ConcatenationUID") or header.SOPInstanceUID)

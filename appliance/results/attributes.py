@@ -23,6 +23,7 @@ from appliance.dicom.codes import (
     PROCESSING_EQUIPMENT,
     code_item,
 )
+from appliance.dicom.frames import has_frames
 from appliance.dicom.outcome import Code, Identity
 from appliance.dicom.uids import model_device_uid
 from appliance.dicom.volume import Volume
@@ -237,7 +238,7 @@ def reference_to(volume: Volume, index: int) -> Dataset:
     item = Dataset()
     put(item, "ReferencedSOPClassUID", str(source.SOPClassUID))
     put(item, "ReferencedSOPInstanceUID", str(source.SOPInstanceUID))
-    if "NumberOfFrames" in source:
+    if has_frames(source):
         put(item, "ReferencedFrameNumber", volume.frames[index])
     return item
 

@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from appliance.dicom.codes import NOTICE, SOURCE_IMAGE, code_item
-from appliance.dicom.frames import part_of, whole_of
+from appliance.dicom.frames import has_frames, part_of, whole_of
 from appliance.dicom.outcome import Enhanced, Identity
 from appliance.dicom.uids import image_series_uid, image_uid
 from appliance.dicom.volume import Volume
@@ -139,7 +139,7 @@ def _put_derivation(
     # The source's further values are kept as they are, valid or not.
     image.ImageType = ["DERIVED", "SECONDARY", *values[2:]]
     earlier = str(source_value(source, "DerivationDescription") or "").strip()
-    if len(references) > 1:  # all frames of one object: it is named as a whole
+    if has_frames(source):  # all of them: the object is named as a whole
         del references[0].ReferencedFrameNumber
     item = _derivation(references[0], outcome, description, same_grid=same_grid)
     for element in item:

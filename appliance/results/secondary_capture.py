@@ -12,6 +12,7 @@ from highdicom.sc import SCImage
 from pydicom import Dataset
 
 from appliance.dicom.codes import NOTICE, NOTICE_SHORT, SOURCE_IMAGE, code_item
+from appliance.dicom.frames import has_frames
 from appliance.dicom.outcome import Findings, Identity, NotAnalysed, Subject
 from appliance.dicom.uids import result_series_uid, result_uid
 from appliance.dicom.volume import Volume
@@ -144,7 +145,7 @@ def _place(outcome: Findings, volume: Volume) -> str:
     key = outcome.key_slice
     source = volume.sources[key]
     number = source_value(source, "InstanceNumber") or key + 1
-    where = f"frame {volume.frames[key]}" if "NumberOfFrames" in source else f"image {number}"
+    where = f"frame {volume.frames[key]}" if has_frames(source) else f"image {number}"
     words = f"{'Key' if outcome.positive else 'Highest score:'} {where} ({len(volume.sources)} in all)"
     if source_value(source, "Modality") != "CT":
         return words

@@ -19,7 +19,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.sr.codedict import codes
 
 from appliance.dicom.codes import NOTICE, NOTICE_SHORT
-from appliance.dicom.frames import functional_group
+from appliance.dicom.frames import functional_group, has_frames
 from appliance.dicom.outcome import Findings, Identity
 from appliance.dicom.uids import result_series_uid, result_uid
 from appliance.dicom.volume import Volume
@@ -88,7 +88,7 @@ def _by_grid(volume: Volume) -> list[list[int]]:
     """The slices that one Segmentation can cover: all single images, or the frames of one object."""
     objects: dict[int, list[int]] = {}
     for index, source in enumerate(volume.sources):
-        objects.setdefault(id(source) if "NumberOfFrames" in source else 0, []).append(index)
+        objects.setdefault(id(source) if has_frames(source) else 0, []).append(index)
     return [sorted(indices, key=lambda index: volume.frames[index]) for indices in objects.values()]
 
 

@@ -290,6 +290,12 @@ def test_the_finding_is_the_one_of_the_model(tmp_path: Path) -> None:
     assert items(report_of(outcome, volume))["Pneumothorax"] == ["52101004"]
 
 
+def test_an_image_that_says_it_has_one_frame_is_referred_to_as_an_image(tmp_path: Path) -> None:
+    volume = sample_volume(tmp_path, SERIES.with_attributes(NumberOfFrames=1))
+    for made in produce(findings(volume, positive=True), volume, kinds=["sr", "sc", "ko"]):
+        assert "Referenced Frame Number" not in str(made.dataset)
+
+
 def test_a_source_of_an_unknown_class_is_given_up(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES.with_attributes(SOPClassUID="1.2.840.113619.4.99"))
     with pytest.raises(GiveUp):
