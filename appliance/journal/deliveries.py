@@ -136,6 +136,12 @@ def is_claimable(connection: sqlite3.Connection, destination: str) -> bool:
     )
 
 
+def is_urgent(connection: sqlite3.Connection, destination: str) -> bool:
+    """Whether a claim would find a key image or an urgent result."""
+    head = _head(connection, destination)
+    return head is not None and head[0] <= Priority.URGENT_RESULT
+
+
 def claim(
     connection: sqlite3.Connection,
     destination: str,

@@ -164,11 +164,12 @@ class Worker:
             with journal.read() as connection:
                 if not deliveries.is_claimable(connection, self.name):
                     return []
+                suspect_first = self._suspect_next and not deliveries.is_urgent(connection, self.name)
             claims: list[Callable[[sqlite3.Connection, str], list[Delivery]]] = [
                 partial(deliveries.claim, limit=limit, maximum_bytes=_BATCH_BYTES, wary=self._wary),
                 deliveries.claim_suspect,
             ]
-            if self._suspect_next:
+            if suspect_first:
                 claims.reverse()
             with journal.write() as connection:
                 claimed = claims[0](connection, self.name) or claims[1](connection, self.name)
@@ -177,7 +178,7 @@ class Worker:
             self._stopping.wait(LOOK_S)
             return []
         # In turns, so that neither what the destination hangs up at nor the rest holds the other up.
-        self._suspect_next = not self._suspect_next
+        self._suspect_next = not suspect_first
         return claimed
 
     def _send(self, claimed: Sequence[Delivery]) -> None:

@@ -16,14 +16,14 @@ from appliance.config.schema import Config
 from appliance.destinations.base import Parcel
 from appliance.domain.errors import TryAgain
 from appliance.domain.types import Postponed, Refused, SendResult, Stored
-from appliance.journal import summary
+from appliance.journal import deliveries, summary
 from appliance.journal.instances import record
 from appliance.observe import metrics
 from appliance.services import forward
 from appliance.services.forward import Line
 from appliance.services.ledger import Ledger
 from appliance.services.storage import Storage
-from tests.journal_samples import image
+from tests.journal_samples import artifact, image
 from tests.support.processes import wait_until
 
 Answer = Callable[[str, int], SendResult | None]
@@ -195,6 +195,24 @@ def test_a_series_at_which_the_destination_hangs_up_holds_up_no_other_study(forw
     wait_until(lambda: forwarder.count("stored") == 101, 2, "nor what comes later")
     forwarder.pacs.answer = lambda _uid, _attempt: Stored(0)
     wait_until(lambda: forwarder.count("stored") == 109, 5, "all arrive when the destination takes them")
+
+
+def test_an_urgent_result_goes_before_what_the_destination_hangs_up_at(forwarder: Forwarder) -> None:
+    def answer(uid: str, _attempt: int) -> SendResult | None:
+        time.sleep(0.05)
+        return None if uid.startswith("bad") else Stored(0)
+
+    forwarder.pacs.answer = answer
+    forwarder.put("bad1", "bad2", "bad3", study="bad")
+    forwarder.start()
+    wait_until(lambda: len(forwarder.pacs.sent) >= 6, 10, "they are suspects")
+    with forwarder.storage.journal.write() as connection:
+        deliveries.enqueue_result(connection, artifact("sr", urgent=True), ["pacs"])
+        before = len(forwarder.pacs.sent)
+    for worker in forwarder.line.workers:
+        worker.ring()
+    wait_until(lambda: "sr" in forwarder.pacs.sent, 5, "it is sent")
+    assert forwarder.pacs.sent.index("sr") - before <= len(forwarder.line.workers)
 
 
 def test_a_fault_of_ours_at_one_object_holds_up_no_other(forwarder: Forwarder) -> None:
