@@ -100,7 +100,7 @@ def _cases(golden: Sequence[Tensors], profiles: Sequence[Profile]) -> Iterator[T
     for profile in profiles:
         for end in ("smallest", "usual", "largest"):
             shapes = {name: getattr(limits, end) for name, limits in profile.items()}
-            yield {name: _tiled(golden[0][name], shape) for name, shape in shapes.items()}
+            yield {name: tiled(golden[0][name], shape) for name, shape in shapes.items()}
 
 
 def _perturbed(values: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
@@ -111,7 +111,7 @@ def _perturbed(values: NDArray[np.float32], random: np.random.Generator) -> NDAr
     )
 
 
-def _tiled(values: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+def tiled(values: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     """`values` repeated, or cut off, to `shape`."""
     for axis, size in enumerate(shape):
         values = np.take(values, np.arange(size) % values.shape[axis], axis=axis)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.benchmarks import forward, outbox, receive, spool
+from tools.benchmarks import forward, infer, outbox, receive, spool
 from tools.benchmarks.receivers import STORESCP, NotStarted
 from tools.benchmarks.report import DOCUMENT, Report, show, write_document
 from tools.benchmarks.sender import DCMSEND, NotSent
@@ -45,6 +45,9 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> Report:
     if arguments.kind == "outbox":
         command += f" --pending {arguments.pending}"
         return outbox.benchmark(folder, pending=arguments.pending, command=command)
+    if arguments.kind == "infer":
+        command += f" --seconds {arguments.seconds:g}"
+        return infer.benchmark(seconds=arguments.seconds, command=command, say=_say)
     command += f" --runs {arguments.runs} --images {arguments.images}"
     if arguments.kind == "forward":
         return forward.benchmark(
@@ -75,7 +78,9 @@ def _arguments() -> argparse.Namespace:
     spooling.add_argument("--objects", type=int, default=200, help="files of 525 kB for each way")
     waiting = kinds.add_parser("outbox", help="what the journal allows the forwarder")
     waiting.add_argument("--pending", type=int, default=1_000_000, help="originals that wait")
-    for one in (receiving, forwarding, spooling, waiting):
+    inferring = kinds.add_parser("infer", help="our runtime class beside the bare library")
+    inferring.add_argument("--seconds", type=float, default=20.0, help="for each case")
+    for one in (receiving, forwarding, spooling, waiting, inferring):
         one.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
         one.add_argument("--document", action="store_true", help=f"put the tables into {DOCUMENT.name}")
         one.add_argument(
