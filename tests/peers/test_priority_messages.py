@@ -46,7 +46,7 @@ class Site:
             "station": {"ae_title": "EDGE", "timezone": "Asia/Kolkata"},
             "destinations": {
                 "pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": self.pacs.port},
-                "ris": {**here, "kind": "hl7", "port": self.ris.port, "timeout_s": 1.0},
+                "ris": {**here, "kind": "hl7", "port": self.ris.port, "timeout_s": 1.0, "attempts": 3},
                 "worklist": {
                     **{**here, "kind": "ups", "ae_title": "RIS", "port": self.worklist.port},
                     "retrieve_ae_title": "PACS",
@@ -215,6 +215,30 @@ def test_an_outage_and_a_killed_forwarder_lose_nothing_and_raise_the_alarm(
     assert Counter(document["id"] for document in site.pager.documents).most_common()[-1][1] == 1
     assert len(site.worklist.workitems) == 2
     assert metric(site.appliance, "appliance_messages_overdue") == 0
+
+
+def test_what_is_refused_waits_for_a_person_who_sends_it_again(
+    site: Site, told: list[Path], bleed: list[Path], tmp_path: Path
+) -> None:
+    before = site.outbox()
+    site.ris.turns.answers = ["AR"]
+    site.worklist.turns.answers = [0x0106]
+    site.pager.turns.answers = [403]
+    site.run(as_study(bleed, tmp_path / "A3", "A3"))
+    assert site.outbox() == {**before, **{(name, "rejected"): 1 for name in TOLD}}
+    wait_until(lambda: metric(site.appliance, "appliance_messages_overdue") == 3, 30, "the alarm")
+    site.ris.turns.answers = ["AA"]
+    site.worklist.turns.answers = [0x0000]
+    site.pager.turns.answers = [200]
+    for name in TOLD:
+        released = site.appliance.command(
+            "deliveries", "release", "--destination", name, "--reason", "the interface is mended"
+        )
+        assert released.returncode == 0, released.stderr
+    finish(site.appliance)
+    assert site.outbox() == {(name, "stored"): count + 1 for (name, _), count in before.items()}
+    assert metric(site.appliance, "appliance_messages_overdue") == 0
+    assert len({str(message) for message in site.ris.messages[-4:]}) == 1
 
 
 def test_without_an_accession_number_hl7_is_withheld_and_seen(

@@ -41,14 +41,15 @@ def server_tls(folder: Path, name: str) -> ssl.SSLContext:
     return context
 
 
-class _Turns:
+class Turns:
     """The next answer, and the last one for ever."""
 
     def __init__(self, answers: Sequence[Any]) -> None:
-        self._answers = list(answers)
+        self.answers = list(answers)
 
     def take(self) -> Any:
-        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        """The answer whose turn it is."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 class Hl7Server:
@@ -61,7 +62,7 @@ class Hl7Server:
         self.messages: list[hl7.Message] = []
         self.acknowledged: list[str] = []
         self.connections = 0
-        self._turns = _Turns(answers)
+        self.turns = Turns(answers)
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._writers: list[HL7StreamWriter] = []
@@ -116,7 +117,7 @@ class Hl7Server:
             while True:
                 message = await reader.readmessage()
                 self.messages.append(message)
-                answer = self._turns.take()
+                answer = self.turns.take()
                 if answer == HANG_UP:
                     break
                 if answer != SILENCE:
@@ -141,7 +142,7 @@ class WebhookReceiver:
         headers: Mapping[str, str] = {},
     ) -> None:
         self._secret = secret
-        self._turns = _Turns(answers)
+        self.turns = Turns(answers)
         self._headers = dict(headers)
         self.requests: list[dict[str, str]] = []
         self.documents: list[dict[str, Any]] = []
@@ -184,7 +185,7 @@ class WebhookReceiver:
         else:
             self.requests.append({**request.headers, "path": request.path})
             self.documents.append(json.loads(body))
-            status = self._turns.take()
+            status = self.turns.take()
         request.send_response(status)
         for name, value in self._headers.items():
             request.send_header(name, value)
@@ -199,7 +200,7 @@ class UpsManager:
         self.port = port or free_port()
         self.workitems: dict[str, Dataset] = {}
         self.requests = 0
-        self._turns = _Turns(answers)
+        self.turns = Turns(answers)
         self._entity = AE(ae_title="RIS")
         self._entity.add_supported_context(UPS_PUSH)
 
@@ -220,7 +221,7 @@ class UpsManager:
         uid = str(event.request.AffectedSOPInstanceUID)
         if uid in self.workitems:
             return 0x0111, None
-        status = self._turns.take()
+        status = self.turns.take()
         attributes = event.attribute_list
         if status == 0x0000:
             self.workitems[uid] = attributes
