@@ -19,6 +19,8 @@ _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 _GREY_TOLERANCE = 12
 """Colour components of a grey pixel differ by less than this after lossy compression."""
+_FAR_OUTSIDE = float(1 << 40)
+"""Beyond what any image can hold, and within what an integer can."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Scale:
 
     def stored(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
         """The nearest sample values, not clipped to what the image can hold."""
-        upright = np.rint((values.astype(np.float64) - self.intercept) / self.slope).astype(np.int64)
+        exact = (values.astype(np.float64) - self.intercept) / self.slope
+        upright = np.rint(np.clip(exact, -_FAR_OUTSIDE, _FAR_OUTSIDE)).astype(np.int64)
         return upright if self.mirror is None else self.mirror - upright
 
 

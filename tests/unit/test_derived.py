@@ -325,13 +325,14 @@ def test_an_unchanged_volume_gives_back_the_stored_pixels(
     assert image.PixelData == ct_image(series, 0).PixelData
 
 
+@pytest.mark.parametrize("change", [1e6, 1e30])
 @pytest.mark.parametrize("signed", [False, True])
-def test_values_are_clipped_to_the_bits_stored(tmp_path: Path, signed: bool) -> None:
+def test_values_are_clipped_to_the_bits_stored(tmp_path: Path, signed: bool, change: float) -> None:
     series = CtSeries(slices=1, rows=8, columns=8, signed=signed, intercept=0.0 if signed else -1024.0)
     volume = sample_volume(tmp_path, series)
     low, high = (-2048, 2047) if signed else (0, 4095)
-    assert np.all(derive(volume, change=1e6)[0].pixel_array == high)
-    assert np.all(derive(volume, change=-1e6)[0].pixel_array == low)
+    assert np.all(derive(volume, change=change)[0].pixel_array == high)
+    assert np.all(derive(volume, change=-change)[0].pixel_array == low)
 
 
 def test_padding_is_written_back_exactly_and_nothing_else_becomes_padding(tmp_path: Path) -> None:
