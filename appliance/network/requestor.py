@@ -33,7 +33,6 @@ _ANSWER_S = 30.0
 _RELEASE_S = 5.0
 _LIMITS = Limits(pdu_bytes=16384, idle_s=float("inf"), tick_s=1.0)
 """Responses are short. An association ends when its user is done with it, not by the clock."""
-_PDU_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class RequestedAssociation(QuietAssociation):
         self.acse_timeout = min(_ANSWER_S, peer.response_timeout_s)
         self.dimse_timeout = peer.response_timeout_s
         self.network_timeout = None
-        limits = replace(_LIMITS, pdu_s=min(_PDU_S, peer.response_timeout_s))
+        limits = replace(_LIMITS, pdu_s=self.acse_timeout)
         self.upper_layer = RequestorLayer(self, limits)
         self.dul = self.upper_layer
         bound(connection, _LIMITS.tick_s)
