@@ -11,6 +11,7 @@ from pydicom import Dataset
 from tests.support.capture import captured, store_requests
 from tests.support.pacs import StoreScp
 from tests.support.processes import wait_until
+from tests.support.proxy import Proxy, Trouble
 from tests.support.raw_objects import EXPLICIT, raw_object
 from tests.support.running import RunningAppliance
 from tests.support.settling import finish, metric, take_in
@@ -47,11 +48,7 @@ def clear(tmp_path: Path) -> list[Object]:
 def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
     tmp_path: Path, bleed: list[Object], clear: list[Object]
 ) -> None:
-    backlog = [
-        raw_object(EXPLICIT, str(number), study=str(study))
-        for study in range(STUDIES)
-        for number in range(OBJECTS)
-    ]
+    backlog = routine_objects(STUDIES)
     originals = [*backlog, *clear, *bleed]
     pacs = StoreScp(tmp_path / "pacs")
     appliance = RunningAppliance(tmp_path / "edge", pacs_port=pacs.port, settings=SETTINGS)
@@ -83,6 +80,46 @@ def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
     urgent = {request.sop_instance_uid for request in requests if request.priority == HIGH}
     assert urgent == uids(bleed) | flagged_study.results
     assert {request.priority for request in requests} == {MEDIUM, HIGH}
+
+
+def test_a_flagged_study_overtakes_a_backlog_that_is_leaving(tmp_path: Path, bleed: list[Object]) -> None:
+    backlog = routine_objects(STUDIES // 2)
+    pacs = StoreScp(tmp_path / "pacs").start()
+    proxy = Proxy(pacs.port, Trouble("slow", delay_s=0.02))
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=proxy.port, settings=SETTINGS)
+    try:
+        appliance.start()
+        send_raw(appliance.port, backlog)
+        send_raw(appliance.port, bleed)
+        wait_until(lambda: results_stored(appliance) == 2, 60, "the urgent results are delivered")
+        arrived = {path.name.partition(".")[2] for path in pacs.files}
+        proxy.heal()
+        finish(appliance)
+    finally:
+        appliance.stop()
+        proxy.stop()
+        pacs.stop()
+    images = pacs.datasets()
+    study = Study(images, bleed)
+    assert study.modalities == {"SR", "OT"}
+    assert study.key_images
+    assert study.results | study.key_images <= arrived
+    assert len(uids(backlog) - arrived) >= AHEAD, "most of what came before them was still to leave"
+    assert set(images) == uids(backlog) | uids(bleed) | study.results
+
+
+def routine_objects(studies: int) -> list[Object]:
+    """A backlog of series that the model does not take."""
+    return [
+        raw_object(EXPLICIT, str(number), study=str(study))
+        for study in range(studies)
+        for number in range(OBJECTS)
+    ]
+
+
+def results_stored(appliance: RunningAppliance) -> int:
+    rows = appliance.status()["outbox"]
+    return sum(row["count"] for row in rows if row["kind"] == "results" and row["state"] == "stored")
 
 
 class Study:

@@ -53,7 +53,7 @@ class Proxy:
         self._thread.start()
 
     def heal(self) -> None:
-        """Carry everything on new connections; one that has stalled stays so."""
+        """Carry everything, on open connections without delay; one that is to fail still does."""
         self.trouble = None
 
     def stop(self) -> None:
@@ -129,8 +129,8 @@ class _Connection:
                         self._fail(how)
                         return
                     is_deaf = how == "deaf"
-                if self._trouble:
-                    time.sleep(self._trouble.delay_s)
+                if self._proxy.trouble:
+                    time.sleep(self._proxy.trouble.delay_s)
                 if source is self._client:
                     self._server.sendall(piece)
                 elif not is_deaf:
