@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -25,6 +25,8 @@ from appliance.results.key_objects import key_object_selection
 from appliance.results.secondary_capture import secondary_capture, unanalysed_capture
 from appliance.results.segmentation import segmentations
 from appliance.results.structured_report import structured_report, unanalysed_report
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,25 +203,46 @@ _Maker = Callable[[], Iterator[Dataset]]
 def _make(
     makers: Mapping[str, _Maker], simpler: Mapping[str, _Maker], order: Order, identity: Identity
 ) -> Iterator[Produced]:
-    """Each object with the one before it that it can take the place of."""
+    """Each object with the one before it that it can take the place of.
+
+    A kind that cannot be made of the source keeps no other kind from people.
+    """
     replaceable: dict[str, str] = {}
+    failure: GiveUp | None = None
+    made: set[str] = set()
     for kind, maker in makers.items():
         forms = [maker] if kind in order.kinds or kind in order.stand_ins else []
         if kind in order.kinds and kind in order.stand_ins:
             forms.append(simpler[kind])
         number: int | None = None
         stands_for = replaceable.get(kind)
-        for form in forms:
-            with _explained(kind):
-                for dataset in form():
-                    number = _number(dataset, order.numbering) if number is None else number
-                    put(dataset, "SeriesNumber", number)
-                    extra = kind not in order.kinds or form is not maker
-                    instead_only = extra and stands_for is not None
-                    ae_title = identity.station.ae_title
-                    yield Produced(kind, False, dataset, ae_title, (), stands_for, instead_only)
-                    if kind in STAND_INS:
-                        stands_for = replaceable[STAND_INS[kind]] = str(dataset.SOPInstanceUID)
+        try:
+            for form, dataset in _datasets(kind, forms):
+                number = _number(dataset, order.numbering) if number is None else number
+                put(dataset, "SeriesNumber", number)
+                extra = kind not in order.kinds or form is not maker
+                instead_only = extra and stands_for is not None
+                yield Produced(kind, False, dataset, identity.station.ae_title, (), stands_for, instead_only)
+                made.add(kind)
+                if kind in STAND_INS:
+                    stands_for = replaceable[STAND_INS[kind]] = str(dataset.SOPInstanceUID)
+        except GiveUp as error:
+            if kind in made:  # half a series is worse than none
+                raise
+            _log.error("result_not_made", extra={"kind": kind, "error": str(error)})
+            failure = error
+    if failure is not None and not made:
+        raise failure
+
+
+def _datasets(kind: str, forms: Sequence[_Maker]) -> Iterator[tuple[_Maker, Dataset]]:
+    for form in forms:
+        try:
+            for dataset in form():
+                yield form, dataset
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # The libraries' messages quote attribute values, which may be a patient's.
+            raise GiveUp(f"no {kind} object can be made of this source: {type(error).__name__}") from None
 
 
 def _key_images(outcome: Enhanced | Findings, volume: Volume) -> tuple[str, ...]:
@@ -230,15 +253,6 @@ def _key_images(outcome: Enhanced | Findings, volume: Volume) -> tuple[str, ...]
 
 def _number(dataset: Dataset, numbering: Numbering) -> int:
     return numbering(str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), int(dataset.SeriesNumber))
-
-
-@contextmanager
-def _explained(kind: str) -> Iterator[None]:
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # The libraries' messages quote attribute values, which may be a patient's.
-        raise GiveUp(f"no {kind} object can be made of this source: {type(error).__name__}") from None
 
 
 def is_urgent(outcome: Enhanced | Findings) -> bool:

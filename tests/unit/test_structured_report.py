@@ -299,4 +299,13 @@ def test_an_image_that_says_it_has_one_frame_is_referred_to_as_an_image(tmp_path
 def test_a_source_of_an_unknown_class_is_given_up(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES.with_attributes(SOPClassUID="1.2.840.113619.4.99"))
     with pytest.raises(GiveUp):
-        list(produce(findings(volume, positive=True), volume, IDENTITY))
+        list(produce(findings(volume, positive=True), volume, kinds=["sr"]))
+
+
+def test_a_report_that_cannot_be_made_keeps_no_card_from_people(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = sample_volume(tmp_path, SERIES.with_attributes(SOPClassUID="1.2.840.113619.4.99"))
+    made = list(produce(findings(volume, positive=True), volume))
+    assert [(one.kind, one.urgent, one.stands_for) for one in made] == [("sc", True, None)]
+    assert [(record.message, record.levelname) for record in caplog.records] == [("result_not_made", "ERROR")]
