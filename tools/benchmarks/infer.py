@@ -89,7 +89,7 @@ def benchmark(*, seconds: float, command: str, say: Callable[[str], None]) -> Re
             per_image = first / case.batch
             if first * _FEWEST > seconds:
                 notes.append(
-                    f"{model}, batch {case.batch} of {case.size} x {case.size}: {first:.0f} s a run, left out"
+                    f"{model}, batch {case.batch} of {case.size} x {case.size}: at least {first:.0f} s a run, left out"
                 )
                 continue
             result, ratio = _measure(case, ours, bare, max(_FEWEST, min(_MOST, int(seconds / 2 / first))))
