@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -9,13 +10,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
 
 from appliance.config.schema import ResultObjects
 from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE, NOISE_REDUCTION
-from appliance.dicom.outcome import Code, Enhanced, Findings, Identity, ModelIdentity, StationIdentity
+from appliance.dicom.outcome import (
+    Code,
+    Enhanced,
+    Findings,
+    Identity,
+    ModelIdentity,
+    PrivateElement,
+    StationIdentity,
+)
 from appliance.dicom.volume import Volume, load_volume
 from appliance.results import Numbering, Order, Produced, write
 from tests.dicom_samples import CtSeries, write_series
+from tests.modality_samples import write_images
 
 IDENTITY = Identity(
     station=StationIdentity(
@@ -105,3 +116,21 @@ def findings(volume: Volume, *, positive: bool, calibrated: bool = False) -> Fin
         key_slice=key_slice,
         heat=heat,
     )
+
+
+def load(folder: Path, *images: Dataset) -> Volume:
+    """Images, written in this order and loaded."""
+    return load_volume(write_images(folder, images))
+
+
+def derive(
+    volume: Volume, voxels: NDArray[np.float32], private: tuple[PrivateElement, ...] = ()
+) -> list[Dataset]:
+    """The derived images of a model that made `voxels` of a volume, as any program reads them."""
+    outcome = replace(enhanced(voxels), private=private)
+    return [dcmread(io.BytesIO(made.encode())) for made in produce(outcome, volume)]
+
+
+def twice_as_fine(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each pixel as four."""
+    return np.repeat(np.repeat(voxels, 2, axis=1), 2, axis=2)
