@@ -160,6 +160,22 @@ class ResultObjects(Section):
 Runtime = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime"]
 
 
+class DerivedImages(Section):
+    """How enhanced images present themselves."""
+
+    equipment: Literal["appliance", "scanner"] = Field(
+        default="appliance",
+        description="Whose manufacturer, model, serial number and station name they carry: this appliance's, "
+        "which made them, or the scanner's, for a PACS that routes by these. Who did what is in Contributing "
+        "Equipment either way.",
+    )
+    image_type: Literal["SECONDARY", "PRIMARY"] = Field(
+        default="SECONDARY",
+        description="Second value of Image Type; PRIMARY for viewers that leave out secondary images. "
+        "Multi-frame CT and MR are always PRIMARY, as the standard has it.",
+    )
+
+
 class Pipeline(Section):
     """One model and where its results go."""
 
@@ -175,6 +191,9 @@ class Pipeline(Section):
     )
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         default=None, description="Operating point of a triage model instead of the package's own."
+    )
+    derived: DerivedImages = Field(
+        default_factory=DerivedImages, description="How enhanced images present themselves."
     )
     results: ResultObjects = Field(
         default_factory=ResultObjects,

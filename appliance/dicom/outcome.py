@@ -134,7 +134,8 @@ class Identity:
     `pipeline_digest` changes whenever the weights or the parameters change, so that UIDs derived
     from it never name two different contents. `created` is the first-generation time, aware.
     `series_begun` is that of the first image of a derived series, which images that join it later share;
-    None where this is the first.
+    None where this is the first. Derived images name the scanner as their equipment if `names_scanner`,
+    and are PRIMARY in their image type if `primary`.
     """
 
     station: StationIdentity
@@ -145,3 +146,5 @@ class Identity:
     parameters: dict[str, str] = field(default_factory=dict)
     series_begun: datetime | None = None
     earlier_report: EarlierReport | None = None
+    names_scanner: bool = False
+    primary: bool = False

@@ -74,7 +74,7 @@ def derive_images(outcome: Enhanced, volume: Volume, identity: Identity) -> Iter
                 put(image, "PlanarConfiguration", 0)
             _describe(image, source, _sha256(volume, indices), identity, outcome)
             references = [reference_to(volume, index) for index in indices]
-            _put_derivation(image, source, outcome, references, same_grid=same_grid)
+            _put_derivation(image, source, outcome, references, same_grid=same_grid, primary=identity.primary)
         yield image
 
 
@@ -113,7 +113,10 @@ def _describe(
         "ContributingEquipmentSequence",
         [*contributors, acquisition_equipment(source), processing_equipment(identity, moment)],
     )
-    put_equipment(image, identity)
+    if identity.names_scanner:
+        put(image, "InstanceCreatorUID", identity.station.device_uid)
+    else:
+        put_equipment(image, identity)
     declare_private_scheme(image, outcome.codes)
     put(image, "ContentQualification", "RESEARCH")
     put(image, "ImageComments", NOTICE)
@@ -121,7 +124,13 @@ def _describe(
 
 
 def _put_derivation(
-    image: Dataset, source: Dataset, outcome: Enhanced, references: list[Dataset], *, same_grid: bool
+    image: Dataset,
+    source: Dataset,
+    outcome: Enhanced,
+    references: list[Dataset],
+    *,
+    same_grid: bool,
+    primary: bool,
 ) -> None:
     description = text(outcome.description, 1024)
     values = source_value(source, "ImageType") or []
@@ -137,7 +146,7 @@ def _put_derivation(
     if image.SOPClassUID == DigitalXRayImageStorageForPresentation and len(values) < 3:
         values = ["", "", ""]  # value 3 has to be there, if only empty (PS3.3 C.8.11.3.1.1)
     # The source's further values are kept as they are, valid or not.
-    image.ImageType = ["DERIVED", "SECONDARY", *values[2:]]
+    image.ImageType = ["DERIVED", "PRIMARY" if primary else "SECONDARY", *values[2:]]
     earlier = str(source_value(source, "DerivationDescription") or "").strip()
     if has_frames(source):  # all of them: the object is named as a whole
         del references[0].ReferencedFrameNumber

@@ -33,10 +33,12 @@ def identity_of(
 
     `ran` is `ModelIdentity.ran`. It is no part of the digest: an engine built anew makes no new result.
     """
-    manifest, station = package.manifest, config.station
+    manifest, station, derived = package.manifest, config.station, package.pipeline.derived
     named = {name: f"{value:g}" for name, value in settings.items()}
     digest = hashlib.sha256(
-        json.dumps([manifest.id, manifest.version, manifest.weights.sha256, named]).encode()
+        json.dumps(
+            [manifest.id, manifest.version, manifest.weights.sha256, named, derived.model_dump()]
+        ).encode()
     ).hexdigest()
     zone = ZoneInfo(station.timezone) if station.timezone else None
     with storage.journal.read() as connection:
@@ -65,4 +67,6 @@ def identity_of(
         parameters=named,
         series_begun=begun.astimezone(zone),
         earlier_report=None if report is None else EarlierReport(*report),
+        names_scanner=derived.equipment == "scanner",
+        primary=derived.image_type == "PRIMARY",
     )

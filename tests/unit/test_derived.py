@@ -123,6 +123,19 @@ def test_equipment_names_appliance_scanner_and_model(tmp_path: Path) -> None:
     assert model.ContributionDateTime == "20260102113015.250000+0100"
 
 
+def test_the_scanner_may_be_named_as_the_equipment(tmp_path: Path) -> None:
+    volume = sample_volume(tmp_path, SERIES)
+    identity = replace(IDENTITY, names_scanner=True, primary=True)
+    made = next(produce(enhanced(volume.voxels), volume, identity)).dataset
+    assert (made.Manufacturer, made.StationName) == ("Sample Scanners", "CT1")
+    assert made.InstanceCreatorUID == IDENTITY.station.device_uid
+    assert made.ImageType == ["DERIVED", "PRIMARY", "AXIAL"]
+    purposes = [
+        item.PurposeOfReferenceCodeSequence[0].CodeValue for item in made.ContributingEquipmentSequence
+    ]
+    assert purposes == ["109101", "109102"]
+
+
 def test_an_unnamed_scanner_is_unknown_and_earlier_contributors_stay(tmp_path: Path) -> None:
     earlier = Dataset()
     earlier.Manufacturer = "Earlier"
