@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,3 +93,23 @@ class Runner(Protocol):
             GiveUp: the inputs do not fit the graph.
         """
         ...
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """A runner that takes up the next batch while it computes one."""
+
+    def run_each(self, batches: Iterable[Tensors]) -> Iterator[Outputs]:
+        """The outputs of each batch, in order. Batches are taken from the iterable before they are due.
+
+        Raises: as `Runner.run`.
+        """
+        ...
+
+
+def run_each(runner: Runner, batches: Iterable[Tensors]) -> Iterator[Outputs]:
+    """The outputs of each batch, in order; overlapped where the runner can do that.
+
+    Raises: as `Runner.run`.
+    """
+    return runner.run_each(batches) if isinstance(runner, Overlapping) else map(runner.run, batches)

@@ -101,16 +101,21 @@ class EngineRunner:
         flying: deque[tuple[_Lane, bool]] = deque()
         parts: list[Outputs] = []
         free = deque(self._lanes)
-        for inputs in batches:
-            split = self._split(inputs)
-            for number, (part, profile) in enumerate(split):
-                if not free:
-                    yield from self._land(flying, free, parts)
-                lane = free.popleft()
-                self._start(lane, part, profile)
-                flying.append((lane, number == len(split) - 1))
-        while flying:
-            yield from self._land(flying, free, parts)
+        try:
+            for inputs in batches:
+                split = self._split(inputs)
+                for number, (part, profile) in enumerate(split):
+                    if not free:
+                        yield from self._land(flying, free, parts)
+                    lane = free.popleft()
+                    self._start(lane, part, profile)
+                    flying.append((lane, number == len(split) - 1))
+            while flying:
+                yield from self._land(flying, free, parts)
+        finally:
+            # Nobody waits for these any more, but their buffers must be at rest before they are used again.
+            for lane, _ in flying:
+                lane.slot.collect(self._step_s)
 
     def close(self) -> None:
         """Release contexts, buffers, engine and runtime, in that order. The device stays open."""

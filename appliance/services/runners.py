@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,20 @@ class ModelRunner:
             metrics.ENGINE_FALLBACKS.labels(model=self._model, reason="refused").inc()
             self.use(None, "")
             return self._on_graph(inputs)
+
+    def run_each(self, batches: Iterable[Tensors]) -> Iterator[Outputs]:
+        """See `Overlapping.run_each`. What the engine does not take or fails at goes through `run`."""
+        source, waiting = iter(batches), deque[Tensors]()
+        engine = self._engine
+        if engine is not None:
+            # Told by `run`, which is asked next for the batches that have no answer yet.
+            with suppress(GiveUp, OutOfDeviceMemory):
+                for outputs in engine.run_each(_while_taken(engine, source, waiting)):
+                    self._ran.add((engine.name, self._engine_sha256))
+                    waiting.popleft()
+                    yield outputs
+        for inputs in chain(waiting, source):
+            yield self.run(inputs)
 
     def use(self, engine: EngineRunner | None, sha256: str) -> None:
         """Run on `engine` from now on, or on ONNX Runtime; the engine before is released."""
@@ -201,6 +218,17 @@ class ModelRunners:
                 result = "failed"
                 _log.error("engine_not_built", extra={"model": key.model, "reason": str(error)})
             metrics.ENGINES_JUDGED.labels(model=key.model, result=result).inc()
+
+
+def _while_taken(
+    engine: EngineRunner, source: Iterator[Tensors], waiting: deque[Tensors]
+) -> Iterator[Tensors]:
+    """Batches up to the first that the engine does not take; all that were looked at are in `waiting`."""
+    for inputs in source:
+        waiting.append(inputs)
+        if not engine.takes(inputs):
+            return
+        yield inputs
 
 
 def _store(config: Config) -> EngineStore | None:

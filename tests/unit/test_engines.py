@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ import yaml
 from appliance.config.load import load
 from appliance.config.schema import Config
 from appliance.domain.errors import GiveUp, TryAgain
-from appliance.runtime.base import DeviceFault, OutOfDeviceMemory, Outputs, Tensors
+from appliance.runtime.base import DeviceFault, OutOfDeviceMemory, Outputs, Tensors, run_each
 from appliance.runtime.cuda import DeviceFacts
 from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore, Verdict
 from appliance.runtime.engine_worker import Request, work
@@ -193,11 +193,11 @@ class ScriptedEngine:
     fails: Callable[[int], Exception | None] = lambda _count: None
     name: str = "tensorrt_rtx 1.7.1"
     batches: list[int] = field(default_factory=list)
-    accepts: bool = True
+    refuses: int | None = None
     closed: bool = False
 
-    def takes(self, _inputs: Tensors) -> bool:
-        return self.accepts
+    def takes(self, inputs: Tensors) -> bool:
+        return len(inputs["hu"]) != self.refuses
 
     def run(self, inputs: Tensors) -> Outputs:
         count = len(inputs["hu"])
@@ -206,6 +206,15 @@ class ScriptedEngine:
             raise error
         self.batches.append(count)
         return self.graph.run(inputs)
+
+    def run_each(self, batches: Iterable[Tensors]) -> Iterator[Outputs]:
+        """Like the real one, it takes a batch more than it has answered."""
+        flying: list[Tensors] = []
+        for inputs in batches:
+            flying.append(inputs)
+            if len(flying) == 2:
+                yield self.run(flying.pop(0))
+        yield from map(self.run, flying)
 
     def close(self) -> None:
         self.closed = True
@@ -260,10 +269,27 @@ def test_what_is_too_much_for_the_gpu_even_alone_runs_on_onnx_runtime(graph: Onn
 
 
 def test_a_shape_without_a_profile_runs_on_onnx_runtime(graph: OnnxRunner) -> None:
-    engine = ScriptedEngine(graph, accepts=False)
+    engine = ScriptedEngine(graph, refuses=2)
     runner = runner_with(graph, engine)
     assert len(runner.run(heads(2))["heat"]) == 2
     assert not engine.batches
+
+
+@pytest.mark.parametrize("trouble", [None, "memory", "refusal", "shape"])
+def test_a_series_is_answered_in_order_whatever_happens_on_the_way(
+    graph: OnnxRunner, trouble: str | None
+) -> None:
+    errors = {"memory": OutOfDeviceMemory("full"), "refusal": GiveUp("no")}
+    engine = ScriptedEngine(graph)
+    engine.fails = lambda count: errors.get(str(trouble)) if count == 3 else None
+    engine.refuses = 3 if trouble == "shape" else None
+    batches = [heads(count) for count in (1, 2, 3, 4, 5)]
+    runner = runner_with(graph, engine)
+    answers = list(run_each(runner, iter(batches)))
+    assert [len(answer["heat"]) for answer in answers] == [1, 2, 3, 4, 5]
+    for answer, batch in zip(answers, batches, strict=True):
+        np.testing.assert_allclose(answer["heat"], graph.run(batch)["heat"], atol=1e-4)
+    assert engine.closed == (trouble == "refusal")
 
 
 def test_an_engine_that_refuses_is_taken_out(graph: OnnxRunner) -> None:

@@ -88,9 +88,8 @@ def benchmark(*, seconds: float, command: str, say: Callable[[str], None]) -> Re
             first = expected if expected * _FEWEST > seconds else _timed(partial(bare, case.inputs))
             per_image = first / case.batch
             if first * _FEWEST > seconds:
-                notes.append(
-                    f"{model}, batch {case.batch} of {case.size} x {case.size}: at least {first:.0f} s a run, left out"
-                )
+                which = f"{model}, batch {case.batch} of {case.size} x {case.size}"
+                notes.append(f"{which}: at least {first:.0f} s a run, left out")
                 continue
             result, ratio = _measure(case, ours, bare, max(_FEWEST, min(_MOST, int(seconds / 2 / first))))
             results.append(result)

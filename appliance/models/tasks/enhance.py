@@ -5,7 +5,7 @@ Nothing is changed that is not tissue or air of the patient: padding comes back 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, Outcome, PrivateElement
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import EnhanceTask, Manifest
-from appliance.runtime.base import Runner
+from appliance.runtime.base import Runner, Tensors, run_each
 
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 BATCH = 4
@@ -112,12 +112,16 @@ def _through_graph(
     margin = ((0, 0), (0, -rows % GRID), (0, -columns % GRID))
     enhanced = np.empty_like(voxels)
     levels: list[float] = []
-    for first in range(0, slices, BATCH):
-        part = slice(first, min(first + BATCH, slices))
+    parts = [slice(first, min(first + BATCH, slices)) for first in range(0, slices, BATCH)]
+
+    def batches() -> Iterator[Tensors]:
+        for part in parts:
+            neutral = np.where(untouched[part], np.float32(AIR_HU), voxels[part])
+            padded = np.pad(neutral, margin, mode="reflect")[:, None].astype(np.float32)
+            yield {"x": padded, "strength": np.full((len(padded), 1), strength, np.float32)}
+
+    for part, outputs in zip(parts, run_each(runner, batches()), strict=True):
         kept = untouched[part]
-        neutral = np.pad(np.where(kept, np.float32(AIR_HU), voxels[part]), margin, mode="reflect")
-        amount = np.full((len(neutral), 1), strength, np.float32)
-        outputs = runner.run({"x": neutral[:, None].astype(np.float32), "strength": amount})
         answer = outputs["y"][:, 0, :rows, :columns]
         enhanced[part] = np.where(kept, voxels[part], answer)
         sigma = outputs["sigma_map"][:, 0, :rows, :columns]
