@@ -19,8 +19,8 @@ from appliance.services.commitment_desk import CommitmentDesk
 from appliance.services.commitment_report import Reporter
 from appliance.services.commitment_request import Asker
 from appliance.services.ledger import Ledger
-from appliance.services.looker import Looker
-from appliance.services.sending import LOOK_S, Worker
+from appliance.services.looker import LOOK_S, Looker, RungThread
+from appliance.services.sending import Worker
 from appliance.services.storage import Storage
 
 _DRAIN_S = 30.0
@@ -69,7 +69,7 @@ def serve(config: Config, process: Process) -> None:
         worker for name in config.destinations for worker in Line(name, config, storage, ledger).workers
     ]
     lookers = commitment_lookers(config, storage)
-    threads: list[Worker | Looker] = [*workers, *lookers]
+    threads: list[RungThread] = [*workers, *lookers]
     for thread in threads:
         thread.start()
     process.ready()
@@ -78,14 +78,10 @@ def serve(config: Config, process: Process) -> None:
         process.alive()
         if not ledger.is_alive:
             raise ApplianceError("a fault ended the ledger; see above")
-        for worker in workers:
-            if not worker.is_alive:
-                raise ApplianceError(f"a fault ended the worker of destination {worker.name}; see above")
-            worker.ring()
-        for looker in lookers:
-            if not looker.is_alive:
-                raise ApplianceError(f"a fault ended {looker.name}; see above")
-            looker.ring()
+        for thread in threads:
+            if not thread.is_alive:
+                raise ApplianceError(f"a fault ended {thread.name}; see above")
+            thread.ring()
     for thread in threads:
         thread.stop()
     deadline = time.monotonic() + _DRAIN_S

@@ -1,9 +1,10 @@
-"""A thread that looks for something to do when the bell rings, and by itself every now and then."""
+"""Threads that look for something to do when the bell rings, and by themselves every now and then."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from abc import abstractmethod
 from collections.abc import Callable
 
 from appliance.domain.errors import TryAgain
@@ -15,22 +16,18 @@ LOOK_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Looker:
-    """Calls `look` again and again; what it returns is how many seconds to wait, if no bell rings.
+class RungThread:
+    """A thread with a bell, for what `_work` of a subclass does; the journal's connection is its own."""
 
-    A `TryAgain` that `look` raises is logged, and the journal's connection is the thread's own.
-    """
-
-    def __init__(self, name: str, look: Callable[[], float], journal: Journal) -> None:
+    def __init__(self, name: str, journal: Journal) -> None:
         self.name = name
-        self._look = look
         self._journal = journal
         self._bell = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to work."""
         self._thread.start()
 
     def ring(self) -> None:
@@ -51,6 +48,25 @@ class Looker:
         """Wait until the thread has stopped."""
         self._thread.join(timeout_s)
 
+    def _run(self) -> None:
+        self._work()
+        self._journal.close()
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Until `_stopping` is set, which rings the bell as well."""
+
+
+class Looker(RungThread):
+    """Calls `look` again and again; what it returns is how many seconds to wait, if no bell rings.
+
+    A `TryAgain` that `look` raises is logged.
+    """
+
+    def __init__(self, name: str, look: Callable[[], float], journal: Journal) -> None:
+        super().__init__(name, journal)
+        self._look = look
+
     def _work(self) -> None:
         while not self._stopping.is_set():
             self._bell.clear()
@@ -60,4 +76,3 @@ class Looker:
                 _log.exception("journal_unavailable")
                 wait_s = LOOK_S
             self._bell.wait(wait_s)
-        self._journal.close()

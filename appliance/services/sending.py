@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,10 +19,9 @@ from appliance.observe import metrics
 from appliance.services.batch import Batch
 from appliance.services.circuit import CircuitBreaker, Permit
 from appliance.services.ledger import Ledger
+from appliance.services.looker import LOOK_S, RungThread
 from appliance.services.storage import Storage
 
-LOOK_S = 2.0
-"""How often a worker looks by itself when no bell rings."""
 LINGER_S = 2.0
 """How long a connection is kept for the next batch."""
 # A batch is short, so that what is urgent waits for no more than that much of what is not.
@@ -35,7 +33,7 @@ _BUSY_OBJECTS = 3  # so many new objects postponed, and none stored, is the dest
 _log = logging.getLogger(__name__)
 
 
-class Worker:
+class Worker(RungThread):
     """Sends to one destination, one batch after the other, as far as its circuit permits."""
 
     def __init__(
@@ -47,44 +45,20 @@ class Worker:
         ledger: Ledger,
         breaker: CircuitBreaker,
     ) -> None:
-        self.name = name
+        super().__init__(f"forward-{name}", storage.journal)
+        self._destination_name = name
         self._destination = destination
         self._settings = config.delivery
         self._takes = config.destinations[name].takes
         self._storage = storage
         self._ledger = ledger
         self._breaker = breaker
-        self._bell = threading.Event()
-        self._stopping = threading.Event()
         self._limit = _BATCH_FIRST
         self._failures = 0  # in a row, of this worker to reach the destination
         self._busy_batches = 0  # in a row, of which the destination took nothing
         self._suspect_next = False
         self._wary = False  # the connection ended at an object of a study that may be the only one
         self._rest_at: float | None = None  # while a connection may be open
-        self._thread = threading.Thread(target=self._work, name=f"forward-{name}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to send."""
-        self._thread.start()
-
-    def ring(self) -> None:
-        """There may be something new in the outbox, or a new state of the circuit."""
-        self._bell.set()
-
-    def stop(self) -> None:
-        """Finish the object that is being sent, and no further one."""
-        self._stopping.set()
-        self._bell.set()
-
-    @property
-    def is_alive(self) -> bool:
-        """False once the worker has stopped, or a fault in it has ended it."""
-        return self._thread.is_alive()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait until the worker has stopped."""
-        self._thread.join(timeout_s)
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -103,7 +77,6 @@ class Worker:
                     # One that is half open has no time to wait for: the bell tells its next state.
                     self._wait(min(LOOK_S, self._breaker.seconds_to_probe or LOOK_S))
         self._rest()
-        self._storage.journal.close()
 
     def _wait(self, seconds: float) -> None:
         """Until the bell rings; a connection that nothing was sent over for a while is let go of."""
@@ -119,7 +92,7 @@ class Worker:
         """Until the next postponed delivery is due, or until it is time to look again."""
         try:
             with self._storage.journal.read() as connection:
-                due_s = deliveries.next_due_s(connection, self.name)
+                due_s = deliveries.next_due_s(connection, self._destination_name)
         except TryAgain:
             return LOOK_S
         return LOOK_S if due_s is None else min(due_s, LOOK_S)
@@ -134,7 +107,7 @@ class Worker:
         try:
             self._destination.probe()
         except TryAgain as error:
-            metrics.UNREACHABLE.labels(destination=self.name).inc()
+            metrics.UNREACHABLE.labels(destination=self._destination_name).inc()
             self._breaker.failed(str(error))
         else:
             self._breaker.answered()
@@ -145,7 +118,7 @@ class Worker:
         self._suspect_next = False
         if self._send_next():
             return
-        self._ledger.put(lambda connection: deliveries.wake(connection, self.name))
+        self._ledger.put(lambda connection: deliveries.wake(connection, self._destination_name))
         self._ledger.flush()
         if not self._send_next():
             self._breaker.worked()  # it answers, and there is nothing that could tell more
@@ -162,9 +135,11 @@ class Worker:
         limit = _BATCH_FIRST if self._busy_batches else self._limit
         try:
             with journal.read() as connection:
-                if not deliveries.is_claimable(connection, self.name):
+                if not deliveries.is_claimable(connection, self._destination_name):
                     return []
-                suspect_first = self._suspect_next and not deliveries.is_urgent(connection, self.name)
+                suspect_first = self._suspect_next and not deliveries.is_urgent(
+                    connection, self._destination_name
+                )
             claims: list[Callable[[sqlite3.Connection, str], list[Delivery]]] = [
                 partial(deliveries.claim, limit=limit, maximum_bytes=_BATCH_BYTES, wary=self._wary),
                 deliveries.claim_suspect,
@@ -172,9 +147,11 @@ class Worker:
             if suspect_first:
                 claims.reverse()
             with journal.write() as connection:
-                claimed = claims[0](connection, self.name) or claims[1](connection, self.name)
+                claimed = claims[0](connection, self._destination_name) or claims[1](
+                    connection, self._destination_name
+                )
         except TryAgain:
-            _log.exception("journal_unavailable", extra={"destination": self.name})
+            _log.exception("journal_unavailable", extra={"destination": self._destination_name})
             self._stopping.wait(LOOK_S)
             return []
         # In turns, so that neither what the destination hangs up at nor the rest holds the other up.
@@ -196,14 +173,16 @@ class Worker:
         try:
             self._destination.send(parcels, settle)
         except TryAgain as error:
-            _log.warning("destination_unavailable", extra={"destination": self.name, "error": str(error)})
-            metrics.UNREACHABLE.labels(destination=self.name).inc()
+            _log.warning(
+                "destination_unavailable", extra={"destination": self._destination_name, "error": str(error)}
+            )
+            metrics.UNREACHABLE.labels(destination=self._destination_name).inc()
             unreachable = not batch.was_tried
             if unreachable:
                 self._breaker.failed(str(error))
         except Exception as error:
             # The boundary of an object: a fault of ours at one must not keep the others from being sent.
-            _log.exception("sending_failed", extra={"destination": self.name})
+            _log.exception("sending_failed", extra={"destination": self._destination_name})
             if batch.is_done:
                 raise
             batch.fail_next(f"sending failed: {type(error).__name__}")
@@ -226,7 +205,7 @@ class Worker:
             self._limit = min(_BATCH_MOST, self._limit * 2)
         if batch.stored and self._busy_batches:
             self._busy_batches = 0
-            self._ledger.put(lambda connection: deliveries.wake(connection, self.name))
+            self._ledger.put(lambda connection: deliveries.wake(connection, self._destination_name))
         elif not batch.stored and batch.newly_busy >= _BUSY_OBJECTS:
             self._busy_batches += 1
             self._stopping.wait(self._backoff(self._busy_batches))
