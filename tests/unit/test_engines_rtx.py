@@ -7,12 +7,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from appliance.domain.errors import GiveUp
+from appliance.runtime.cuda import Device
+from appliance.runtime.trt import EngineRunner
+from appliance.runtime.trt_library import load_library
 from tests.support.processes import ROOT, free_port
 from tests.support.running import ENVIRONMENT
 
@@ -114,3 +119,19 @@ def test_a_graph_with_another_checksum_is_not_built(folder: Path, tmp_path: Path
     answer = engines(tmp_path, "build", "--target", "SM86")
     assert answer.returncode == 2
     assert "has the SHA-256" in answer.stderr
+
+
+@pytest.mark.parametrize("harm", [lambda plan: plan[:-1], lambda plan: plan[:64], lambda _plan: b"x" * 4096])
+def test_the_library_itself_refuses_what_is_no_engine(folder: Path, harm: Callable[[bytes], bytes]) -> None:
+    """It returns None, and no exception; the runner tells what the library said. That needs no GPU."""
+    (row,), _ = build(folder, "head-ct-triage", "SM86")
+    plan = (folder / "var" / "engines" / f"{row['engine']}.engine").read_bytes()
+    with pytest.raises(GiveUp, match="refuses the engine: .*Serialization"):
+        EngineRunner(
+            load_library("tensorrt_rtx"),
+            cast(Device, None),
+            harm(plan),
+            profiles=[],
+            memory_bytes=1 << 30,
+            step_s=1.0,
+        )
