@@ -14,7 +14,7 @@ from appliance.network.mllp import Acknowledgement, MllpConnection
 from appliance.network.sending import OutcomeUnknown
 from appliance.network.tls import client_context
 
-_ACCEPTED = frozenset({"AA", "CA"})
+ACCEPTED = frozenset({"AA", "CA"})
 _INTERNAL_ERROR = 207  # HL7 table 0357, for answers that do not say what is wrong
 
 
@@ -77,7 +77,7 @@ class Hl7Listener:
 
     def _judge(self, answer: Acknowledgement, attempts: int) -> SendResult:
         """What an answer means. Its texts are not repeated: they may quote the patient."""
-        if answer.code in _ACCEPTED:
+        if answer.code in ACCEPTED:
             return Stored(0)
         number = "" if answer.error is None else f" (error {answer.error})"
         reason = f"the destination answers {answer.code[:2] or 'without a code'}{number}"

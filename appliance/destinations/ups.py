@@ -54,17 +54,19 @@ class WorklistManager:
             status = create_workitem(self._peer, parcel.file)
         except (OSError, InvalidDicomError) as error:
             return Postponed(f"the spooled file cannot be read: {type(error).__name__}")
-        return self._judge(status, parcel.delivery.attempts)
+        return judge_creation(status, parcel.delivery.attempts, self._attempts)
 
-    def _judge(self, status: int, attempts: int) -> SendResult:
-        # The UID says what the workitem is about, so what has it is this one.
-        if status == 0x0000 or status == _DUPLICATE or status == 0x0001 or 0xB000 <= status <= 0xBFFF:
-            return Stored(status)
-        if status in (0x0107, 0x0116):  # warnings about attributes (PS3.7 annex C.4)
-            return Stored(status)
-        if status in _PERMANENT:
-            return Refused(_PERMANENT[status], status)
-        reason = f"the destination answers with the status 0x{status:04X}"
-        if attempts >= self._attempts:
-            return Refused(f"{reason}, {attempts} times", status)
-        return Postponed(reason, status)
+
+def judge_creation(status: int, attempts: int, maximum_attempts: int) -> SendResult:
+    """What became of a workitem that the destination answered with `status` at its `attempts`-th attempt."""
+    # The UID says what the workitem is about, so what has it is this one.
+    if status == 0x0000 or status == _DUPLICATE or status == 0x0001 or 0xB000 <= status <= 0xBFFF:
+        return Stored(status)
+    if status in (0x0107, 0x0116):  # warnings about attributes (PS3.7 annex C.4)
+        return Stored(status)
+    if status in _PERMANENT:
+        return Refused(_PERMANENT[status], status)
+    reason = f"the destination answers with the status 0x{status:04X}"
+    if attempts >= maximum_attempts:
+        return Refused(f"{reason}, {attempts} times", status)
+    return Postponed(reason, status)

@@ -35,7 +35,7 @@ TIMESTAMP_HEADER = "X-Appliance-Timestamp"
 _SHORTEST_SECRET = 16
 _LONGEST_ANSWER = 64 * 1024
 # RFC 9110 15.5.9, RFC 8470 5.2, RFC 6585 4: not now.
-_LATER = frozenset({408, 425, 429})
+LATER = frozenset({408, 425, 429})
 
 
 class Webhook:
@@ -131,7 +131,7 @@ def _judge(status: int) -> SendResult:
     reason = f"the destination answers with the HTTP status {status}"
     if 200 <= status < 300:
         return Stored(0)
-    if status >= 500 or status in _LATER:
+    if status >= 500 or status in LATER:
         return Postponed(reason, status)
     return Refused(reason, status)
 

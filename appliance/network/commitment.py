@@ -26,11 +26,11 @@ _ALL_COMMITTED, _SOME_FAILED = 1, 2  # event types (PS3.4 table J.3-2)
 
 # Statuses of PS3.7 10.1.1.1.8 and 10.1.4.1.10.
 SUCCESS = 0x0000
-_PROCESSING_FAILURE = 0x0110
-_NO_SUCH_INSTANCE = 0x0112
-_NO_SUCH_EVENT_TYPE = 0x0113
-_INVALID_ARGUMENT = 0x0115
-_NO_SUCH_ACTION_TYPE = 0x0123
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_INSTANCE = 0x0112
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT = 0x0115
+NO_SUCH_ACTION_TYPE = 0x0123
 _ERROR_COMMENT_CHARACTERS = 64
 
 _log = logging.getLogger(__name__)
@@ -151,10 +151,10 @@ def _answer(take: Callable[[], None]) -> tuple[Dataset, None]:
     try:
         take()
     except ApplianceError as error:
-        status, comment = error.status or _PROCESSING_FAILURE, str(error)
+        status, comment = error.status or PROCESSING_FAILURE, str(error)
     except Exception as error:  # noqa: BLE001 - the process boundary: a peer waits for an answer
         _log.exception("commitment_failed", extra={"error": type(error).__name__})
-        status, comment = _PROCESSING_FAILURE, "processing failure"
+        status, comment = PROCESSING_FAILURE, "processing failure"
     reply = Dataset()
     reply.Status = status
     if status != SUCCESS:
@@ -171,13 +171,13 @@ def _read_request(event: Event) -> CommitmentRequest:
     """
     request: Any = event.request
     if request.RequestedSOPInstanceUID != _INSTANCE:
-        raise GiveUp("not the well-known SOP instance", status=_NO_SUCH_INSTANCE)
+        raise GiveUp("not the well-known SOP instance", status=NO_SUCH_INSTANCE)
     if event.action_type != _REQUEST_COMMITMENT:
-        raise GiveUp("no such action type", status=_NO_SUCH_ACTION_TYPE)
+        raise GiveUp("no such action type", status=NO_SUCH_ACTION_TYPE)
     information = event.action_information
     references = _references(information, "ReferencedSOPSequence")
     if not references:
-        raise GiveUp("Referenced SOP Sequence is missing or empty", status=_INVALID_ARGUMENT)
+        raise GiveUp("Referenced SOP Sequence is missing or empty", status=INVALID_ARGUMENT)
     return CommitmentRequest(_uid(information, "TransactionUID"), tuple(references))
 
 
@@ -188,7 +188,7 @@ def _read_report(event: Event) -> CommitmentReport:
         GiveUp: it is none.
     """
     if event.event_type not in (_ALL_COMMITTED, _SOME_FAILED):
-        raise GiveUp("no such event type", status=_NO_SUCH_EVENT_TYPE)
+        raise GiveUp("no such event type", status=NO_SUCH_EVENT_TYPE)
     information = event.event_information
     failures: Mapping[Reference, int] = _references(information, "FailedSOPSequence")
     return CommitmentReport(
@@ -202,7 +202,7 @@ def _references(information: Dataset, sequence: str) -> dict[Reference, int]:
     """The instances of a sequence, each with its Failure Reason, if it has one."""
     return {
         Reference(_uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")): int(
-            item.get("FailureReason") or _PROCESSING_FAILURE
+            item.get("FailureReason") or PROCESSING_FAILURE
         )
         for item in information.get(sequence) or ()
     }
@@ -212,7 +212,7 @@ def _uid(item: Dataset, keyword: str) -> str:
     # Scanners make UIDs that break the rules, and then ask for them.
     value = item.get(keyword)
     if not isinstance(value, UID) or not value:
-        raise GiveUp(f"{keyword} is missing", status=_INVALID_ARGUMENT)
+        raise GiveUp(f"{keyword} is missing", status=INVALID_ARGUMENT)
     return str(value)
 
 

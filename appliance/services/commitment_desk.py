@@ -20,8 +20,8 @@ from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import ring
 
-_INVALID_ARGUMENT = 0x0115
-_NOT_AUTHORISED = 0x0124
+INVALID_ARGUMENT = 0x0115
+NOT_AUTHORISED = 0x0124
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class CommitmentDesk:
         finally:
             self._journal.close()
         if not taken:
-            raise GiveUp("the transaction UID was used before", status=_INVALID_ARGUMENT)
+            raise GiveUp("the transaction UID was used before", status=INVALID_ARGUMENT)
         _log.info(
             "commitment_requested",
             extra={"transaction": hashed(request.transaction_uid), "instances": len(request.references)},
@@ -84,7 +84,7 @@ class CommitmentDesk:
         about = {"transaction": hashed(report.transaction_uid)}
         asked = {name for name, title in self._committing.items() if title == ae_title}
         if not asked:
-            raise GiveUp("only a destination that is to commit may report", status=_NOT_AUTHORISED)
+            raise GiveUp("only a destination that is to commit may report", status=NOT_AUTHORISED)
         with self._journal.write() as connection:
             name = transactions.destination_of(connection, report.transaction_uid)
             if name is None:
@@ -92,7 +92,7 @@ class CommitmentDesk:
                 _log.warning("commitment_report_unknown", extra=about)
                 return
             if name not in asked:
-                raise GiveUp("the report is not from whom was asked", status=_NOT_AUTHORISED)
+                raise GiveUp("the report is not from whom was asked", status=NOT_AUTHORISED)
             answered = transactions.answer(connection, report, self._persistence)
         metrics.COMMITTED.labels(destination=name).inc(answered.committed)
         for reason, count in answered.failures.items():

@@ -44,8 +44,8 @@ from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES, Draft, Spool
 
 SUCCESS = Reply(0x0000)
-_OUT_OF_RESOURCES = 0xA700
-_MISMATCH = 0xA900  # data set does not match SOP class (PS3.4 table B.2-1)
+OUT_OF_RESOURCES = 0xA700
+MISMATCH = 0xA900  # data set does not match SOP class (PS3.4 table B.2-1)
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _COPY_BYTES = 1 << 20
 _DRAIN_S = 30.0
@@ -179,20 +179,20 @@ class StoredObject:
                 reply = self._finish()
             except TryAgain as error:
                 self._fail(error)
-                reply = Reply(_OUT_OF_RESOURCES, self._problem)
+                reply = Reply(OUT_OF_RESOURCES, self._problem)
             except Exception as error:  # noqa: BLE001 - the process boundary: a peer waits for an answer
                 # "Cannot understand" would be a lie at which many scanners give up for good.
                 _log.exception("store_failed", extra={"error": type(error).__name__})
                 self.abandon()
-                reply = Reply(_OUT_OF_RESOURCES, "temporary storage failure")
-        if reply.status == _OUT_OF_RESOURCES:
+                reply = Reply(OUT_OF_RESOURCES, "temporary storage failure")
+        if reply.status == OUT_OF_RESOURCES:
             metrics.INSTANCES_RECEIVED.labels(outcome="failed").inc()
         return reply
 
     def _finish(self) -> Reply:
         draft = self._draft
         if draft is None:
-            return Reply(_OUT_OF_RESOURCES, self._problem)
+            return Reply(OUT_OF_RESOURCES, self._problem)
         try:
             facts = facts_of_head(self._head, self._request.transfer_syntax_uid) or read_facts(draft.path)
             reply = self._check(facts)
@@ -208,9 +208,9 @@ class StoredObject:
 
     def _check(self, facts: Facts) -> Reply:
         if facts.sop_class_uid != self._request.sop_class_uid:
-            return Reply(_MISMATCH, "SOP Class UID differs from the request", _SOP_CLASS_UID)
+            return Reply(MISMATCH, "SOP Class UID differs from the request", _SOP_CLASS_UID)
         if facts.sop_instance_uid != self._request.sop_instance_uid:
-            return Reply(_MISMATCH, "SOP Instance UID differs from the request", _SOP_INSTANCE_UID)
+            return Reply(MISMATCH, "SOP Instance UID differs from the request", _SOP_INSTANCE_UID)
         return SUCCESS
 
     def _fail(self, error: TryAgain) -> None:
