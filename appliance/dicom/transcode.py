@@ -67,6 +67,7 @@ def transcode(source: BinaryIO, target: BinaryIO, transfer_syntax_uid: str) -> N
 
     Raises:
         GiveUp: it cannot be done without a loss.
+        OSError: a file cannot be read or written.
     """
     # Else the parser leaves out what is cut off. No other value than a sequence is looked into.
     config.settings.reading_validation_mode = config.RAISE
@@ -81,7 +82,7 @@ def transcode(source: BinaryIO, target: BinaryIO, transfer_syntax_uid: str) -> N
         output = DicomIO(target)
         output.is_implicit_VR, output.is_little_endian = implicit, True
         write_dataset(output, converted)
-    except GiveUp:
+    except (GiveUp, OSError):
         raise
     except Exception as error:
         # Parser and decoders raise anything on damaged data.

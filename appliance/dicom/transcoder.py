@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from appliance.domain.errors import GiveUp
 _PATIENCE_S = 120.0
 _MEMORY_BYTES = 4 << 30
 _MESSAGE_BYTES = 4096
-_DONE = "done"
+_DONE, _TROUBLE = "done", "trouble: "
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _log = logging.getLogger(__name__)
@@ -40,10 +41,12 @@ class Transcoder:
 
         Raises:
             GiveUp: it cannot be done without a loss.
-            OSError: a file cannot be opened, or the process cannot be started.
+                OSError: a file cannot be read or written, or the process cannot be started.
         """
         with source.open("rb") as stored:
             answer = self._ask(transfer_syntax_uid, [stored.fileno(), target.fileno()])
+        if answer.startswith(_TROUBLE):
+            raise OSError(answer.removeprefix(_TROUBLE))
         if answer != _DONE:
             raise GiveUp(answer)
 
@@ -99,12 +102,17 @@ def main() -> None:
             if not message:
                 return
             source, target = descriptors
+            # Nobody waits any longer, and nobody may be left who could end it.
+            signal.alarm(int(_PATIENCE_S))
             try:
                 with open(source, "rb") as stored, open(target, "wb") as written:  # noqa: PTH123
                     transcode(stored, written, message.decode("ascii"))
                 answer = _DONE
             except GiveUp as error:
                 answer = str(error)
+            except OSError as error:
+                answer = f"{_TROUBLE}{error.strerror}"
+            signal.alarm(0)
             channel.send(answer.encode()[:_MESSAGE_BYTES])
 
 

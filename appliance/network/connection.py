@@ -20,7 +20,7 @@ def connect(host: str, port: int, tls: ssl.SSLContext | None, name: str, seconds
     try:
         connection = socket.create_connection((host, port), timeout=seconds)
     except (OSError, UnicodeError) as error:
-        raise TryAgain(f"cannot be reached: {_reason(error)}") from error
+        raise TryAgain(f"cannot be reached: {reason(error)}") from error
     try:
         tune(connection)
         if tls is not None:
@@ -29,7 +29,7 @@ def connect(host: str, port: int, tls: ssl.SSLContext | None, name: str, seconds
         connection.settimeout(None)
     except OSError as error:
         connection.close()
-        raise TryAgain(f"no TLS connection can be made: {_reason(error)}") from error
+        raise TryAgain(f"no TLS connection can be made: {reason(error)}") from error
     return connection
 
 
@@ -49,7 +49,8 @@ def _shake_hands(connection: ssl.SSLSocket, seconds: float) -> None:
             raise TimeoutError(None, "the peer does not shake hands")
 
 
-def _reason(error: OSError | UnicodeError) -> str:
+def reason(error: OSError | UnicodeError) -> str:
+    """What is wrong, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError):

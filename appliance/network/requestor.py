@@ -20,7 +20,7 @@ from appliance.config.schema import Config
 from appliance.domain.errors import TryAgain
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.network.association import QuietAssociation
-from appliance.network.connection import connect
+from appliance.network.connection import connect, reason
 from appliance.network.limits import Limits
 from appliance.network.requestor_layer import RequestorLayer
 from appliance.network.tls import client_context
@@ -205,4 +205,7 @@ def _refusal(association: RequestedAssociation) -> str:
         return f"rejects the association ({answer.result}/{answer.result_source}/{answer.diagnostic})"
     if association.rejected_contexts:
         return "accepts no presentation context"
+    if isinstance(association.upper_layer.lost, ssl.SSLError):
+        # With TLS 1.3, a server says only after the handshake that it does not like a certificate.
+        return f"ends the connection: {reason(association.upper_layer.lost)}"
     return "aborts the association or does not answer"

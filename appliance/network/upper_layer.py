@@ -116,6 +116,8 @@ class UpperLayer(DULServiceProvider):
             self._respond,
             limits,
         )
+        self.lost: OSError | EOFError | None = None
+        """With what reading from the connection failed."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
         self._polled: socket.socket | None = None
@@ -258,7 +260,8 @@ class UpperLayer(DULServiceProvider):
                 self._decode(bytearray(header) + body)
         except ProtocolError as error:
             self._blame(error)
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
+            self.lost = error
             self.event_queue.put("Evt17")
 
     def _decode(self, pdu: bytearray) -> None:

@@ -275,6 +275,11 @@ def test_tls_with_certificates_on_both_sides(tmp_path: Path, keys: Path) -> None
     ):
         assert send(store, [large]) == [Stored(0)]
         assert scp.received[0].size == 30_000_001
+        with (
+            destination(tmp_path, scp.port, tls={"ca": str(keys / "ca.pem")}) as other,
+            pytest.raises(TryAgain, match="CERTIFICATE_REQUIRED"),
+        ):
+            other.probe()
 
 
 def test_tls_without_a_certificate_of_ours(tmp_path: Path, keys: Path) -> None:

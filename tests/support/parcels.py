@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +21,11 @@ from tests.dicom_samples import sample_uid
 
 CT, EXPLICIT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 _numbers = count(1)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """That many bytes, the same for the same seed."""
+    return random.Random(seed).randbytes(size)
 
 
 def spooled(

@@ -241,7 +241,14 @@ class RawScp:
     def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError, Gone):
             if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
+                connection = self._tls.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
+                try:
+                    connection.do_handshake()
+                except ssl.SSLError:
+                    time.sleep(0.5)  # else a TCP RST overtakes the alert
+                    raise
             Conversation(self, connection).serve()
         connection.close()
 

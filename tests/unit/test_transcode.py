@@ -188,6 +188,16 @@ def test_the_process_survives_refusals_and_is_replaced_when_it_dies(image: Path,
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_no_fault_of_the_image(image: Path) -> None:
+    transcoder = Transcoder()
+    try:
+        with Path("/dev/full").open("wb", buffering=0) as target, pytest.raises(OSError, match="No space"):
+            transcoder.transcode(image, target, IMPLICIT)
+    finally:
+        transcoder.close()
+
+
+@pytest.mark.slow
 def test_an_image_that_wants_too_much_memory_is_refused(tmp_path: Path) -> None:
     huge = ct_image(CtSeries(), 0)
     del huge.PixelData
