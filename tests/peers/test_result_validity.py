@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
+from appliance.dicom.frames import scale_of
 from appliance.dicom.outcome import EarlierReport, NotAnalysed, Subject
 from appliance.dicom.volume import Volume, load_headers, load_volume
 from appliance.results import UNANALYSED_WRITERS, WRITERS, Order, Produced, write_unanalysed
@@ -141,6 +142,24 @@ def test_derived_images_add_no_error_to_those_of_their_source(case: Case) -> Non
     inherited = case.inherited
     for derived in case.produced["enhanced"]:
         assert set(dciodvfy_errors(derived)) <= inherited, derived.name
+
+
+def test_derived_images_show_what_the_model_made_where_the_source_lies(case: Case) -> None:
+    source, derived = case.volume, load_volume(case.produced["enhanced"])
+    assert derived.geometry.positions_mm == source.geometry.positions_mm
+    assert derived.spacing == source.spacing
+    for before, after in zip(source.sources, derived.sources, strict=True):
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"):
+            assert after.get(keyword) == before.get(keyword), keyword
+        assert after.get("LossyImageCompression") == "01" or before.get("LossyImageCompression") != "01"
+    untouched = np.zeros(source.voxels.shape, np.bool_) if source.padding is None else source.padding
+    np.testing.assert_array_equal(
+        untouched, np.zeros_like(untouched) if derived.padding is None else derived.padding
+    )
+    np.testing.assert_array_equal(derived.voxels[untouched], source.voxels[untouched])
+    step = max(scale_of(header).slope for header in source.sources)
+    change = derived.voxels[~untouched] - source.voxels[~untouched]
+    assert abs(float(np.median(change)) - 1.0) <= step / 2
 
 
 def test_derived_images_of_a_finer_grid_add_no_error_either(case: Case, tmp_path: Path) -> None:
