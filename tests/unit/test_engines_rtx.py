@@ -126,7 +126,7 @@ def test_the_library_itself_refuses_what_is_no_engine(folder: Path, harm: Callab
     """It returns None, and no exception; the runner tells what the library said. That needs no GPU."""
     (row,), _ = build(folder, "head-ct-triage", "SM86")
     plan = (folder / "var" / "engines" / f"{row['engine']}.engine").read_bytes()
-    with pytest.raises(GiveUp, match="refuses the engine: .*Serialization"):
+    with pytest.raises(GiveUp, match=r"refuses the engine: .*Serialization"):
         EngineRunner(
             load_library("tensorrt_rtx"),
             cast(Device, None),
