@@ -19,7 +19,7 @@ from appliance.network.association import QuietAssociation
 from appliance.network.limits import Limits
 from appliance.network.messages import Command, ProtocolError, read_command
 from appliance.network.reception import Incoming, StoreRequest
-from appliance.network.upper_layer import ESTABLISHED, UpperLayer
+from appliance.network.upper_layer import CLOSING, ESTABLISHED, UpperLayer
 from appliance.observe import metrics
 
 _NOTHING_SENT = ("Sta1", "Sta4")
@@ -136,6 +136,12 @@ class RequestorLayer(UpperLayer):
         if self._borrowed is None or not self.event_queue.empty():
             raise ConnectionEnded
         return self._borrowed
+
+    def _process_recv_primitive(self) -> bool:
+        if self.state_machine.current_state == CLOSING:
+            # The association was aborted at the same time from both ends: there is nobody left to tell.
+            self.to_provider_queue.queue.clear()
+        return super()._process_recv_primitive()
 
     def _receive(self) -> None:
         if self.state_machine.current_state in _NOTHING_SENT or self._is_lent():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -250,4 +254,60 @@ def test_no_association_is_an_outage(tmp_path: Path, associate: Callable[[Conver
         scp.associate = Conversation.accept
         pacs.probe()
         assert send(pacs, [spooled(tmp_path, noise(10))]) == [Stored(0)]
+    _nothing_is_left()
+
+
+class Garbling:
+    """A connection on which what is sent changes in a few places."""
+
+    def __init__(self, connection: socket.socket, chance: random.Random) -> None:
+        self._connection = connection
+        self._chance = chance
+
+    def sendall(self, data: bytes) -> None:
+        garbled = bytearray(data)
+        for _ in range(self._chance.randint(1, 3)):
+            at = self._chance.randrange(len(garbled))
+            garbled[at : at + self._chance.randrange(4)] = self._chance.randbytes(self._chance.randrange(4))
+        self._connection.sendall(bytes(garbled))
+
+
+@pytest.mark.slow
+def test_garbled_answers_neither_hang_nor_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    chance = random.Random(4)
+
+    def garble(conversation: Conversation, answer: Callable[[Conversation], None]) -> None:
+        connection = conversation.connection
+        conversation.connection = cast(Any, Garbling(connection, chance))
+        try:
+            answer(conversation)
+        finally:
+            conversation.connection = connection
+
+    def accept(conversation: Conversation) -> None:
+        if chance.random() < 0.5:
+            garble(conversation, Conversation.accept)
+        else:
+            conversation.accept()
+
+    def respond(conversation: Conversation, request: Received) -> None:
+        garble(conversation, lambda conversation: conversation.respond(request, 0))
+
+    parcels = [spooled(tmp_path, noise(1000)) for _ in range(2)]
+    with (
+        RawScp(associate=accept) as scp,
+        destination(tmp_path, scp.port, timeout_s=PATIENCE_S) as pacs,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of pydicom, about UIDs that are none
+        for _ in range(30):
+            scp.faults = [respond]
+            begin = time.monotonic()
+            with suppress(TryAgain):
+                send(pacs, parcels)
+            assert time.monotonic() - begin < 2 * PATIENCE_S + 3
+        scp.associate, scp.faults = Conversation.accept, []
+        pacs.rest()
+        assert send(pacs, parcels) == [Stored(0)] * 2
+    assert "association_failed" not in caplog.text
     _nothing_is_left()
