@@ -143,6 +143,16 @@ def models(config: ConfigFile, as_json: AsJson = False) -> None:
         _print([models_table(report)])
 
 
+@app.command("conformance")
+def conformance_statement(config: ConfigFile) -> None:
+    """Print the DICOM conformance statement of this configuration, as Markdown."""
+    from appliance.services.conformance_statement import statement
+
+    with _problems_as_lines():
+        text = statement(load(config), config.name)
+    typer.echo(text, nl=False)
+
+
 @outbox.command("list")
 def list_deliveries(
     config: ConfigFile,
