@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from appliance.config.schema import Config, Runtime
-from appliance.domain.errors import GiveUp, TryAgain
+from appliance.domain.errors import ApplianceError, GiveUp, TryAgain
 from appliance.models.manifest import EngineRules
 from appliance.runtime.base import Limits, Profile, Unavailable
 from appliance.runtime.cuda import DeviceFacts, device_facts
@@ -150,7 +150,11 @@ def chosen(config: Config, package: Package, machine: Machine) -> Choice:
             (),
             tuple(f"{flavour}: {reason or 'no engine was built yet'}" for flavour, reason in reasons),
         )
-    return choose(setting, package, machine, EngineStore(config.engine_directory))
+    try:
+        store = EngineStore(config.engine_directory)
+    except ApplianceError as error:  # as in the appliance itself, that leaves ONNX Runtime
+        return Choice(None, (), (str(error),))
+    return choose(setting, package, machine, store)
 
 
 def make_ready(

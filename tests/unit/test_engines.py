@@ -27,7 +27,7 @@ from appliance.runtime.onnx import NAME, OnnxRunner
 from appliance.runtime.trt import EngineRunner
 from appliance.runtime.trt_library import Library, Messages
 from appliance.services.engine_commands import listed, prune, verify
-from appliance.services.engines import Machine, choose, engine_key, superfluous
+from appliance.services.engines import Machine, choose, chosen, engine_key, superfluous
 from appliance.services.packages import Package, load_packages
 from appliance.services.runners import ModelRunner, ModelRunners
 from tests.support.processes import ROOT, free_port
@@ -312,6 +312,18 @@ def test_a_model_file_that_changed_after_the_check_is_not_run(config: Config, tm
     other.write_bytes((ROOT / "engines" / "ct-denoise" / "model.onnx").read_bytes())
     with pytest.raises(GiveUp, match=r"not the one that model\.yaml names"):
         ModelRunners(config, [Package(package.manifest, package.pipeline, other)], lambda: None)
+
+
+def test_what_would_run_can_be_asked_before_anything_was_built(config: Config, package: Package) -> None:
+    assert chosen(config, package, machine()).reasons[-1] == "tensorrt_rtx: no engine was built yet"
+    assert chosen(config, package, machine(gpu=None)).reasons[-1] == "tensorrt_rtx: no GPU"
+    assert not config.engine_directory.exists()
+    active = put(EngineStore(config.engine_directory), key_here(package), "active")
+    assert chosen(config, package, machine()).engine == active
+    config.engine_directory.chmod(0o777)
+    choice = chosen(config, package, machine())
+    assert choice.engine is None
+    assert "may be written by others" in choice.reasons[0]
 
 
 def test_models_run_where_the_folder_of_engines_cannot_be_trusted(config: Config) -> None:
