@@ -80,9 +80,12 @@ class StoreAssociation:
         self._layer.give_back()
 
     def close(self) -> None:
-        """Release the association, if it is still open."""
-        if not self.has_ended:
-            self._association.release()
+        """Release the association, or abort what is left of it."""
+        if self._association.is_established:
+            if self._ended:
+                self._association.abort()
+            else:
+                self._association.release()
         self._ended = True
 
     def store(self, file: int, start: int, request: StoreRequest, *, urgent: bool) -> int:
@@ -94,6 +97,8 @@ class StoreAssociation:
         """
         context_id = self._accepted[request.sop_class_uid, request.transfer_syntax_uid]
         size = os.fstat(file).st_size - start
+        if size < 0:
+            raise EOFError
         try:
             self._send(file, start, size, context_id, request, HIGH if urgent else MEDIUM)
             answer_context_id, answer = self._layer.response(self._patience_s)
