@@ -243,6 +243,24 @@ def test_a_group_of_settings_must_be_one(site: Path) -> None:
     ]
 
 
+def test_tls_to_a_destination_wants_an_authority_and_whole_pairs(site: Path) -> None:
+    for name in ("ca.pem", "edge.pem", "edge.key"):
+        (site.parent / name).write_text("")
+
+    def with_tls(tls: str) -> str:
+        return CONTRACT.replace("port: 11113}", f"port: 11113, tls: {{{tls}}}}}")
+
+    tls = read(site, with_tls("ca: ca.pem, certificate: edge.pem, key: edge.key")).destinations["pacs"].tls
+    assert tls is not None
+    assert (tls.ca, tls.key, tls.name) == (site.parent / "ca.pem", site.parent / "edge.key", None)
+    assert problems(site, with_tls("ca: ca.pem, certificate: edge.pem")) == [
+        "destinations.pacs.tls: certificate and key go together (line 11)"
+    ]
+    assert problems(site, with_tls("certificate: edge.pem, key: edge.key")) == [
+        "destinations.pacs.tls.ca: is required (line 11)"
+    ]
+
+
 def test_files_that_tls_needs_must_be_readable(site: Path) -> None:
     (site.parent / "edge.pem").write_text("certificate")
     tls = "\n  tls: {certificate: edge.pem, key: missing.pem}"
