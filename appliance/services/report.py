@@ -138,7 +138,6 @@ def models_report(config: Config) -> list[Row]:
 
     Raises:
         Misconfigured: a package is missing or damaged.
-        GiveUp: the folder of engines belongs to somebody else.
     """
     from appliance.runtime.onnx import preferred_name
     from appliance.services.engines import chosen, survey

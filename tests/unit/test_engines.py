@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,6 +19,7 @@ import yaml
 from appliance.config.load import load
 from appliance.config.schema import Config
 from appliance.domain.errors import GiveUp, TryAgain
+from appliance.results.attributes import processing_equipment
 from appliance.runtime.base import DeviceFault, OutOfDeviceMemory, Outputs, Tensors, run_each
 from appliance.runtime.cuda import DeviceFacts
 from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore, Verdict
@@ -30,6 +31,7 @@ from appliance.services.engine_commands import listed, prune, verify
 from appliance.services.engines import Machine, choose, chosen, engine_key, superfluous
 from appliance.services.packages import Package, load_packages
 from appliance.services.runners import ModelRunner, ModelRunners
+from tests.result_samples import IDENTITY
 from tests.support.processes import ROOT, free_port
 from tests.support.running import ENVIRONMENT
 
@@ -249,6 +251,14 @@ def test_results_name_the_engine_that_ran(graph: OnnxRunner) -> None:
     runner.start_job()
     runner.run(heads(1))
     assert runner.ran == (f"{NAME} {graph.version} sha256:{graph.sha256}",)
+
+
+def test_a_result_says_what_computed_it() -> None:
+    ran = (f"tensorrt_rtx 1.7.1 sha256:{'e' * 64}", f"{NAME} 1.23.2 sha256:{'a' * 64}")
+    identity = replace(IDENTITY, model=replace(IDENTITY.model, ran=ran))
+    versions = processing_equipment(identity, identity.created).SoftwareVersions
+    assert [str(version)[:40] for version in versions[2:]] == [one[:40] for one in ran]
+    assert all(len(version) <= 64 for version in versions)  # LO, PS3.5 section 6.2
 
 
 def test_a_batch_that_the_gpu_cannot_hold_is_halved(graph: OnnxRunner) -> None:

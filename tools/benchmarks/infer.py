@@ -75,8 +75,8 @@ def benchmark(*, seconds: float, command: str, say: Callable[[str], None]) -> Re
     ratios: list[float] = []
     notes = [
         "One thread on one core. `ours_vs_bare` is the median over pairs of runs of the bare library's time "
-        "divided by ours, in processor time, which others on the core hardly change; `by_wall_clock` is by the "
-        "clock.",
+        "divided by ours, in processor time, which others on the core hardly change; `by_wall_clock` is the "
+        "same by the clock.",
         "ONNX Runtime on the processor. PyTorch is not measured here; engines: `tools/bench gpu`.",
     ]
     for model in MODELS:
