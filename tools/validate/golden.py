@@ -61,7 +61,7 @@ def archive(arrays: Mapping[str, _Array]) -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for name in sorted(arrays):
             member = io.BytesIO()
-            np.lib.format.write_array(member, arrays[name], allow_pickle=False)
+            np.save(member, arrays[name], allow_pickle=False)
             entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(entry, member.getvalue())
