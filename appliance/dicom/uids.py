@@ -52,6 +52,11 @@ def tracking_uid(source_series_uid: str, finding: str, pipeline_digest: str) -> 
     return derived_uid("tracking", source_series_uid, finding, pipeline_digest)
 
 
+def retraction_uid(uid: str) -> str:
+    """The name of what takes back the object, series or message of that name."""
+    return derived_uid("retraction", uid)
+
+
 def model_device_uid(model_sha256: str) -> str:
     """The Device UID of a model: it changes whenever the weights change."""
     return derived_uid("device", model_sha256)

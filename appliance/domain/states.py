@@ -68,6 +68,8 @@ JOB = _lifecycle(
     ("running", "lease_lost", "queued"),
     ("running", "give_up", "failed"),
     ("failed", "requeue", "queued"),
+    # A person takes its answer back; what was computed stays as it was.
+    ("done", "retract", "done"),
 )
 
 DELIVERY = _lifecycle(

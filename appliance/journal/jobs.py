@@ -97,12 +97,12 @@ def finish(
     """
     dropped = []
     for artifact in artifacts:
-        if _take(connection, job, artifact):
+        if take_artifact(connection, job.id, artifact):
             enqueue_result(connection, artifact, recipients(artifact, artifacts, destinations))
         else:
             dropped.append(artifact.spool_key)
     for message in told:
-        if _take(connection, job, message.artifact):
+        if take_artifact(connection, job.id, message.artifact):
             messages.put(connection, job, message)
         else:
             dropped.append(message.artifact.spool_key)
@@ -114,13 +114,13 @@ def finish(
     return dropped
 
 
-def _take(connection: sqlite3.Connection, job: Job, artifact: Artifact) -> bool:
-    """Note an artifact as one of the job's; False if there is one of this name already."""
+def take_artifact(connection: sqlite3.Connection, job_id: int, artifact: Artifact) -> bool:
+    """Note an artifact as one of a job's; False if there is one of this name already."""
     if connection.execute(
         "SELECT 1 FROM artifacts WHERE sop_instance_uid = ?", (artifact.sop_instance_uid,)
     ).fetchone():
         return False
-    _insert_artifact(connection, job.id, artifact)
+    _insert_artifact(connection, job_id, artifact)
     keep(connection, "results", artifact.spool_key, artifact.size)
     return True
 

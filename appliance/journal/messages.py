@@ -58,10 +58,12 @@ def put(connection: sqlite3.Connection, job: Job, message: Message) -> None:
 def told(connection: sqlite3.Connection, job: Job, destination: str) -> str | None:
     """What a destination was, or is about to be, told last of an earlier revision of the job's series.
 
-    A word of the `jobs.outcome` column, or None if nothing. What is left to a person was not told.
+    A word of the `jobs.outcome` column, `retracted`, or None if nothing. What is left to a person was not
+    told.
     """
     row = connection.execute(
-        f"SELECT j.outcome {_TOLD_EARLIER} AND d.state NOT IN ('rejected', 'dropped')"
+        "SELECT CASE j.reason WHEN 'retracted' THEN j.reason ELSE j.outcome END AS outcome"
+        f" {_TOLD_EARLIER} AND d.state NOT IN ('rejected', 'dropped')"
         " ORDER BY s.revision DESC, d.id DESC LIMIT 1",
         _earlier(job, destination),
     ).fetchone()

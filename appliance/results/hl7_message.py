@@ -176,7 +176,7 @@ def _values(told: Notification, message_uid: str, parties: Parties) -> dict[str,
         "receiving_application": parties.receiving_application,
         "receiving_facility": parties.receiving_facility,
         "study_uid_type": parties.study_uid_type,
-        "message_time": _time(told.created),
+        "message_time": time_stamp(told.created),
         "message_control_id": control_id(message_uid),
         "patient_id": patient.id,
         "patient_id_issuer": patient.issuer,
@@ -223,6 +223,7 @@ def _coded(code: Code) -> str:
     return "^".join(map(escape, (code.value, code.meaning, code.scheme))).rstrip("^")
 
 
-def _time(moment: datetime) -> str:
+def time_stamp(moment: datetime) -> str:
+    """A moment as TS."""
     # HL7 v2.5.1 section 2.A.22: milliseconds, and the zone in hours and minutes.
     return f"{moment:%Y%m%d%H%M%S}.{moment.microsecond // 1000:03d}{moment:%z}"[:23]

@@ -41,14 +41,14 @@ _UNSPECIFIED_PROCEDURES = {
     "DX": Code("43468-8", "LN", "XR Unspecified body region Views"),
 }
 _IMAGING = Code("363679005", "SCT", "Imaging procedure")
-_PRESENT = Code("52101004", "SCT", "Present")
-_ABSENT = Code("272519000", "SCT", "Absent")
-_UNDETERMINED = Code("373068000", "SCT", "Undetermined")
-_PRIORITY = Code("260870009", "SCT", "Priority")
-_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
+PRESENT = Code("52101004", "SCT", "Present")
+ABSENT = Code("272519000", "SCT", "Absent")
+UNDETERMINED = Code("373068000", "SCT", "Undetermined")
+PRIORITY = Code("260870009", "SCT", "Priority")
+SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 _WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 _WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
-_NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
+NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 _CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 _PROBABILITY = Code("122157", "DCM", "Probability")
 
@@ -162,12 +162,12 @@ def _procedure(source: Dataset) -> sr.CodedConcept:
 def _finding_group(outcome: Findings, volume: Volume, identity: Identity) -> _Group:
     source = volume.sources[outcome.key_slice]
     evaluations = [
-        (outcome.finding, _PRESENT if outcome.positive else _ABSENT),
-        (_SUMMARY, _WITH_FINDINGS if outcome.positive else _WITHOUT_FINDINGS),
+        (outcome.finding, PRESENT if outcome.positive else ABSENT),
+        (SUMMARY, _WITH_FINDINGS if outcome.positive else _WITHOUT_FINDINGS),
     ]
     references = []
     if outcome.positive:
-        evaluations.append((_PRIORITY, outcome.urgency))
+        evaluations.append((PRIORITY, outcome.urgency))
         key = reference_to(volume, outcome.key_slice)
         references.append(
             sr.SourceImageForMeasurementGroup(
@@ -200,7 +200,7 @@ def _unanalysed_group(outcome: NotAnalysed, subject: Subject, source: Dataset, i
         tracking_identifier=_tracking(subject.finding, source, identity),
         finding_sites=[sr.FindingSite(concept(subject.site))],
         algorithm_id=_algorithm([], identity),
-        qualitative_evaluations=_evaluations([(subject.finding, _UNDETERMINED), (_SUMMARY, _NONE_SUCCEEDED)]),
+        qualitative_evaluations=_evaluations([(subject.finding, UNDETERMINED), (SUMMARY, NONE_SUCCEEDED)]),
     )
     why = text(f"Not analysed ({outcome.reason}): {outcome.detail}", 1024)
     return _with_comments(group, [why, NOTICE])

@@ -92,7 +92,7 @@ def intervene(config: Config, intervention: Intervention, selection: Selection, 
     Raises:
         TryAgain: the journal cannot be written; what was changed until then stays so.
     """
-    detail = f"{_operator()}: {reason}"
+    detail = f"{operator()}: {reason}"
     changed, problems = 0, []
     with _journal(config) as journal:
         ids: Sequence[int] = selection.ids
@@ -137,7 +137,7 @@ def _studies(known: Sequence[str], study: str) -> tuple[str, ...]:
     return found
 
 
-def _operator() -> str:
+def operator() -> str:
     """The login name of who types: the kernel's audit keeps it through sudo and su."""
     try:
         user = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))

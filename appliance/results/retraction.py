@@ -1,0 +1,179 @@
+"""What takes an answer back: made of the very report or message that told it, whose images may be gone.
+
+A report is superseded by one that says the same of patient, study, images and algorithm, and of the finding
+that nothing is known. Its name is a function of the other's, so that nothing is taken back twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from highdicom import sr
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+
+from appliance.dicom.codes import NOTICE, code_item
+from appliance.dicom.uids import retraction_uid
+from appliance.domain.errors import GiveUp
+from appliance.results import Numbering, Produced
+from appliance.results.attributes import local_time, put, put_moment, quiet, text
+from appliance.results.hl7_message import control_id, escape, time_stamp
+from appliance.results.structured_report import (
+    ABSENT,
+    NONE_SUCCEEDED,
+    PRESENT,
+    PRIORITY,
+    SERIES_NUMBER,
+    SUMMARY,
+    UNDETERMINED,
+)
+
+DESCRIPTION = "AI RETRACTED - NOT FOR DIAGNOSIS"
+
+_GROUP, _FINDING, _COMMENT = "125007", "121071", "121106"  # DCM: containers and items of TID 1501
+_TOLD = frozenset({PRESENT.value, ABSENT.value, UNDETERMINED.value})
+_COLLECTIONS = ("SeriesInstanceUID", "SOPInstanceUID")
+# Fields of OBX and OBR (HL7 v2.5.1 sections 7.4.1 and 7.4.2).
+_VALUE_TYPE, _VALUE, _RANGE, _FLAGS, _STATUS, _OBSERVED_AT, _PRODUCER = 2, 5, 7, 8, 11, 14, 15
+_OBR_REPORTED_AT, _OBR_STATUS = 22, 25
+_TQ1_PRIORITY = 9
+_ORDER_DETAIL = "O"  # table 0085: says which study it is, no result
+_CORRECTED = "C"
+_NOTHING = '""'
+
+
+def retracting_report(
+    file: Path, moment: datetime, reason: str, numbering: Numbering, ae_title: str
+) -> Produced:
+    """The report that takes the place of the one in a Part-10 file; complete, preliminary and unverified.
+
+    Raises:
+        GiveUp: the file is no report of ours.
+        OSError: it cannot be read.
+    """
+    with quiet():
+        try:
+            report = dcmread(file)
+            earlier = _reference(report)
+            at = local_time(report, moment)
+            for keyword in _COLLECTIONS:
+                put(report, keyword, retraction_uid(str(report[keyword].value)))
+            wanted = numbering(str(report.StudyInstanceUID), str(report.SeriesInstanceUID), SERIES_NUMBER)
+            put(report, "SeriesNumber", wanted)
+            put(report, "SeriesDescription", DESCRIPTION)
+            for name in ("Series", "Content", "InstanceCreation"):
+                put_moment(report, name, at)
+            put(report, "PredecessorDocumentsSequence", [earlier])
+            groups = list(_groups(report))
+            for group in groups:
+                _take_back(group, reason)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise GiveUp(f"the report cannot be superseded: {type(error).__name__}") from None
+    if not groups:
+        raise GiveUp("the report cannot be superseded: it has no finding")
+    return Produced("sr", True, report, ae_title)
+
+
+def _reference(report: Dataset) -> Dataset:
+    """Hierarchical SOP Instance Reference (PS3.3 table C.17-3)."""
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    put(instance, "ReferencedSOPClassUID", str(report.SOPClassUID))
+    put(instance, "ReferencedSOPInstanceUID", str(report.SOPInstanceUID))
+    put(series, "SeriesInstanceUID", str(report.SeriesInstanceUID))
+    put(series, "ReferencedSOPSequence", [instance])
+    put(study, "StudyInstanceUID", str(report.StudyInstanceUID))
+    put(study, "ReferencedSeriesSequence", [series])
+    return study
+
+
+def _groups(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence") or ():
+        if _name(child) == _GROUP:
+            yield child
+        yield from _groups(child)
+
+
+def _name(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].CodeValue) if names else ""
+
+
+def _take_back(group: Dataset, reason: str) -> None:
+    """Leave of a measurement group what it is about; finding, score, urgency and comments go."""
+    kept = []
+    for item in group.ContentSequence:
+        if item.ValueType == "NUM" or _name(item) in (_FINDING, _COMMENT, PRIORITY.value):
+            continue
+        if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeValue in _TOLD:
+            item.ConceptCodeSequence = [code_item(UNDETERMINED)]
+        elif _name(item) == SUMMARY.value:
+            item.ConceptCodeSequence = [code_item(NONE_SUCCEEDED)]
+        kept.append(item)
+    for comment in (text(f"Retracted: {reason}", 1024), "Nobody is to act on the earlier report.", NOTICE):
+        kept.append(sr.TextContentItem(codes.DCM.Comment, comment, "CONTAINS"))
+    group.ContentSequence = kept
+
+
+def retracting_message(content: bytes, moment: datetime, reason: str, uid: str) -> bytes:
+    """The HL7 message that corrects the one in `content`, whatever template it was made of.
+
+    Results become corrected ones (OBX-11 and OBR-25 `C`) without a value, a flag or a category.
+    """
+    at = time_stamp(moment)
+    segments = []
+    notes = 0
+    for segment in content.decode("utf-8").rstrip("\r").split("\r"):
+        fields = segment.split("|")
+        match fields[0]:
+            case "MSH":
+                fields[6], fields[9] = at, control_id(uid)
+            case "OBR":
+                _set(fields, _OBR_REPORTED_AT, at)
+                _set(fields, _OBR_STATUS, _CORRECTED)
+            case "TQ1":
+                _set(fields, _TQ1_PRIORITY, "R^Routine^HL70485")
+            case "OBX":
+                _correct(fields, at)
+            case "NTE":
+                if escape(NOTICE) not in segment:  # the others may repeat the score
+                    continue
+                notes += 1
+        segments.append("|".join(fields))
+    segments.append(f"NTE|{notes + 1}||{escape(f'Retracted: {reason}')}")
+    return "".join(f"{segment}\r" for segment in segments).encode()
+
+
+def _correct(fields: list[str], at: str) -> None:
+    fields += [""] * (_STATUS + 1 - len(fields))
+    if fields[_STATUS] in ("", _ORDER_DETAIL):
+        return
+    was = next((part for part in fields[_VALUE].split("^")[1:2] if part), "result")
+    coded = fields[_VALUE_TYPE] in ("CE", "CWE")
+    fields[_VALUE] = f"^Retracted: {was}" if coded else _NOTHING
+    fields[_STATUS] = _CORRECTED
+    for index in (_RANGE, _FLAGS, _PRODUCER):
+        _set(fields, index, "")
+    _set(fields, _OBSERVED_AT, at)
+
+
+def _set(fields: list[str], index: int, value: str) -> None:
+    if index < len(fields):
+        fields[index] = value
+
+
+def retracting_document(content: bytes, moment: datetime, reason: str, uid: str) -> bytes:
+    """The JSON document that takes back the one in `content`: with the outcome `retracted`."""
+    document = json.loads(content)
+    document |= {
+        "id": uid,
+        "created": moment.isoformat(timespec="milliseconds"),
+        "outcome": "retracted",
+        "category": None,
+        "act_within": None,
+        "retracts": document["id"],
+        "reason": reason,
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
