@@ -69,6 +69,7 @@ def transcode(source: BinaryIO, target: BinaryIO, transfer_syntax_uid: str) -> N
         GiveUp: it cannot be done without a loss.
         OSError: a file cannot be read or written.
     """
+    modes = config.settings.reading_validation_mode, config.settings.writing_validation_mode
     # Else the parser leaves out what is cut off. No other value than a sequence is looked into.
     config.settings.reading_validation_mode = config.RAISE
     config.settings.writing_validation_mode = config.IGNORE
@@ -87,6 +88,8 @@ def transcode(source: BinaryIO, target: BinaryIO, transfer_syntax_uid: str) -> N
     except Exception as error:
         # Parser and decoders raise anything on damaged data.
         raise GiveUp(f"the object cannot be decoded: {type(error).__name__}") from error
+    finally:
+        config.settings.reading_validation_mode, config.settings.writing_validation_mode = modes
 
 
 def _convert(data_set: Dataset, ancestors: list[Dataset], stored: UID, implicit: bool) -> Dataset:
