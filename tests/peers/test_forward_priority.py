@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import dcmread
 
 from tests.support.capture import captured, store_requests
 from tests.support.pacs import StoreScp
@@ -65,9 +65,8 @@ def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
         pacs.stop()
     requests = store_requests(pacs.port, capture)
     sent = [request.sop_instance_uid for request in requests]
-    images = pacs.datasets()
-    flagged_study = Study(images, bleed)
-    quiet_study = Study(images, clear)
+    flagged_study = Study(pacs, bleed)
+    quiet_study = Study(pacs, clear)
     assert flagged_study.modalities == {"SR", "OT"}
     assert quiet_study.modalities == {"SR"}
     assert set(sent) == uids(originals) | flagged_study.results | quiet_study.results
@@ -92,20 +91,19 @@ def test_a_flagged_study_overtakes_a_backlog_that_is_leaving(tmp_path: Path, ble
         send_raw(appliance.port, backlog)
         send_raw(appliance.port, bleed)
         wait_until(lambda: results_stored(appliance) == 2, 60, "the urgent results are delivered")
-        arrived = {path.name.partition(".")[2] for path in pacs.files}
+        arrived = uids_at(pacs)
         proxy.heal()
         finish(appliance)
     finally:
         appliance.stop()
         proxy.stop()
         pacs.stop()
-    images = pacs.datasets()
-    study = Study(images, bleed)
+    study = Study(pacs, bleed)
     assert study.modalities == {"SR", "OT"}
     assert study.key_images
     assert study.results | study.key_images <= arrived
     assert len(uids(backlog) - arrived) >= AHEAD, "most of what came before them was still to leave"
-    assert set(images) == uids(backlog) | uids(bleed) | study.results
+    assert uids_at(pacs) == uids(backlog) | uids(bleed) | study.results
 
 
 def routine_objects(studies: int) -> list[Object]:
@@ -125,13 +123,11 @@ def results_stored(appliance: RunningAppliance) -> int:
 class Study:
     """What the PACS got about the study of some originals, apart from these."""
 
-    def __init__(self, images: Mapping[str, Dataset], originals: list[Object]) -> None:
-        study = images[originals[0].sop_instance_uid].StudyInstanceUID
-        found = {
-            uid: image
-            for uid, image in images.items()
-            if image.StudyInstanceUID == study and uid not in uids(originals)
-        }
+    def __init__(self, pacs: StoreScp, originals: list[Object]) -> None:
+        others = [path for path in pacs.files if not path.name.startswith("CT.")]
+        images = {str(image.SOPInstanceUID): image for image in map(dcmread, others)}
+        study = dcmread(BytesIO(originals[0].data_set), force=True).StudyInstanceUID
+        found = {uid: image for uid, image in images.items() if image.StudyInstanceUID == study}
         self.results = set(found)
         self.modalities = {str(image.Modality) for image in found.values()}
         self.key_images = {
@@ -139,6 +135,11 @@ class Study:
             for image in found.values()
             for item in image.get("SourceImageSequence", [])
         }
+
+
+def uids_at(pacs: StoreScp) -> set[str]:
+    """The SOP Instance UIDs of what has arrived: storescp names the files so."""
+    return {path.name.partition(".")[2] for path in pacs.files}
 
 
 def uids(objects: list[Object]) -> set[str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 
-from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
@@ -31,15 +30,12 @@ def raw_object(syntax: str, name: str, *, study: str = "study", pixel_bytes: int
     It begins with a group length, which is wrong, and ends with padding (PS3.5 sections 7.2 and 7.6), so
     that it cannot be decoded and encoded again without a change of its bytes.
     """
-    image = _image(study)
-    image.SOPInstanceUID = sample_uid("raw", study, name)
     order = ">" if syntax == BIG_ENDIAN else "<"
-    header = DicomBytesIO()
-    header.is_little_endian, header.is_implicit_VR = order == "<", syntax == IMPLICIT
-    write_dataset(header, image)
+    sop_class, header = _header(study, syntax)
+    uid = _uid(study, name)
     pixels = random.Random(name).randbytes(pixel_bytes)
     data_set = _element(_GROUP_LENGTH, b"UL", struct.pack(f"{order}I", 2), syntax, order)
-    data_set += header.getvalue()
+    data_set += header.replace(_uid(study, "").encode(), uid.encode())
     if syntax in NATIVE:
         data_set += _element(_PIXEL_DATA, b"OW", pixels, syntax, order)
     else:
@@ -52,7 +48,7 @@ def raw_object(syntax: str, name: str, *, study: str = "study", pixel_bytes: int
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         data_set = deflate.compress(data_set) + deflate.flush()
         data_set += b"\0" * (len(data_set) % 2)
-    return Object(str(image.SOPClassUID), str(image.SOPInstanceUID), syntax, data_set)
+    return Object(sop_class, uid, syntax, data_set)
 
 
 def digests(objects: Iterable[Object]) -> Counter[str]:
@@ -61,11 +57,21 @@ def digests(objects: Iterable[Object]) -> Counter[str]:
 
 
 @lru_cache
-def _image(study: str) -> Dataset:
-    """A CT image without pixels, of which every object of the study is a copy."""
+def _header(study: str, syntax: str) -> tuple[str, bytes]:
+    """SOP class and encoding of an image without pixels, of which every object of the study is a copy."""
     image = ct_image(CtSeries(rows=8, columns=8, study=study), 0)
     del image.PixelData
-    return image
+    image.SOPInstanceUID = _uid(study, "")
+    header = DicomBytesIO()
+    header.is_little_endian, header.is_implicit_VR = syntax != BIG_ENDIAN, syntax == IMPLICIT
+    write_dataset(header, image)
+    return str(image.SOPClassUID), header.getvalue()
+
+
+def _uid(study: str, name: str) -> str:
+    """A UID that depends on both and is always of the same length."""
+    number = int(sample_uid("raw", study, name).removeprefix("2.25."))
+    return f"2.25.{10**37 + number % (9 * 10**37)}"
 
 
 def _element(tag: tuple[int, int], vr: bytes, value: bytes, syntax: str, order: str) -> bytes:
