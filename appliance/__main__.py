@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from appliance.commands import results
+from appliance.commands.options import (
+    AsJson,
+    ConfigFile,
+    Identifiers,
+    Reason,
+    print_tables,
+    problems_as_lines,
+)
 from appliance.config.load import load
 from appliance.config.schema import Config
-from appliance.domain.errors import ApplianceError, Misconfigured
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from appliance.observe.process import Process
     from appliance.services.report import Row
 
@@ -33,17 +38,10 @@ app.add_typer(outbox, name="deliveries")
 
 engines = typer.Typer(help="Build engines for GPUs, and look after those that were built.")
 app.add_typer(engines, name="engines")
+app.add_typer(results.app, name="results")
 
-WIDTH_OF_FILES = 160
-
-ConfigFile = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="The configuration file.", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Identifiers = Annotated[bool, typer.Option("--identifiers", help="Show UIDs too, which point to a patient.")]
 DeliveryIds = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which deliveries.")]
 OfDestination = Annotated[str | None, typer.Option("--destination", help="All of this destination.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with your login name.", show_default=False)]
 
 
 @app.command()
@@ -53,7 +51,7 @@ def run(config: ConfigFile) -> None:
     from appliance.services.preflight import check as check_before
     from appliance.services.supervise import run as supervise
 
-    with _problems_as_lines():
+    with problems_as_lines():
         settings = load(config)
         check_before(settings)
         log.configure("run", settings.log.level)
@@ -110,7 +108,7 @@ def check(config: ConfigFile) -> None:
     from appliance.services.preflight import check as check_before
     from appliance.services.routing import explain
 
-    with _problems_as_lines(on_stderr=False):
+    with problems_as_lines(on_stderr=False):
         settings = load(config)
         check_before(settings)
     for line in ("configuration is valid", *explain(settings)):
@@ -122,12 +120,12 @@ def status(config: ConfigFile, as_json: AsJson = False) -> None:
     """Show series, jobs and deliveries by state, and why models skipped series."""
     from appliance.services.report import status_report, status_tables
 
-    with _problems_as_lines():
+    with problems_as_lines():
         report = status_report(load(config))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print(status_tables(report))
+        print_tables(status_tables(report))
 
 
 @app.command()
@@ -135,12 +133,12 @@ def models(config: ConfigFile, as_json: AsJson = False) -> None:
     """List the model packages, their checksums and the runtime that each will use."""
     from appliance.services.report import models_report, models_table
 
-    with _problems_as_lines():
+    with problems_as_lines():
         report = models_report(load(config))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print([models_table(report)])
+        print_tables([models_table(report)])
 
 
 @app.command("conformance")
@@ -148,7 +146,7 @@ def conformance_statement(config: ConfigFile) -> None:
     """Print the DICOM conformance statement of this configuration, as Markdown."""
     from appliance.services.conformance_statement import statement
 
-    with _problems_as_lines():
+    with problems_as_lines():
         text = statement(load(config), config.name)
     typer.echo(text, nl=False)
 
@@ -176,12 +174,12 @@ def list_deliveries(
             f"{unknown[0]} is none of {', '.join(DELIVERY.states)}", param_hint="--state"
         )
     selection = Selection(destination=destination, states=states)
-    with _problems_as_lines():
+    with problems_as_lines():
         rows = listed(load(config), selection, study=study, identifiers=identifiers, limit=limit)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
-        _print([deliveries_table(rows)])
+        print_tables([deliveries_table(rows)])
 
 
 @outbox.command("show")
@@ -195,12 +193,12 @@ def show_delivery(
     from appliance.services.interventions import deliveries_table, history_table
     from appliance.services.interventions import show_delivery as shown
 
-    with _problems_as_lines():
+    with problems_as_lines():
         report = shown(load(config), delivery, identifiers=identifiers)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print([deliveries_table([report["delivery"]]), history_table(report)])
+        print_tables([deliveries_table([report["delivery"]]), history_table(report)])
 
 
 @outbox.command("retry")
@@ -257,7 +255,7 @@ def build_engines(
             f"{line['task']} {line['model']}: {line['phase']} {line['step']}/{line['steps']}", err=True
         )
 
-    with _problems_as_lines():
+    with problems_as_lines():
         rows, problems = build(
             load(config), models=model or (), flavour=flavour, targets=target or (), again=again, say=say
         )
@@ -269,7 +267,7 @@ def list_engines(config: ConfigFile, as_json: AsJson = False) -> None:
     """List engines: for which GPU, whether they may run, and how near ONNX Runtime they are."""
     from appliance.services.engine_commands import listed
 
-    with _problems_as_lines():
+    with problems_as_lines():
         rows = listed(load(config))
     _engines(rows, [], as_json=as_json)
 
@@ -279,7 +277,7 @@ def verify_engines(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check that every engine is the very file that this appliance built."""
     from appliance.services.engine_commands import verify
 
-    with _problems_as_lines():
+    with problems_as_lines():
         rows, problems = verify(load(config))
     _engines(rows, problems, as_json=as_json)
 
@@ -292,7 +290,7 @@ def prune_engines(
     """Delete engines that nothing can use any more: of other models, libraries, profiles, or not ours."""
     from appliance.services.engine_commands import prune
 
-    with _problems_as_lines():
+    with problems_as_lines():
         rows = prune(load(config), dry_run=dry_run)
     for row in rows:
         typer.echo(f"{row['engine']}: {row['detail']}")
@@ -306,7 +304,7 @@ def _engines(rows: list[Row], problems: list[str], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
-        _print([table("Engines", COLUMNS, rows)])
+        print_tables([table("Engines", COLUMNS, rows)])
     for problem in problems:
         typer.echo(problem, err=True)
     raise typer.Exit(1 if problems else 0)
@@ -333,7 +331,7 @@ def _intervene(
         if ids
         else Selection(destination=destination, states=states or ("pending",))
     )
-    with _problems_as_lines():
+    with problems_as_lines():
         done = intervene(load(config), intervention, chosen, reason.strip())
     for problem in done.problems:
         typer.echo(problem, err=True)
@@ -345,41 +343,13 @@ def _work(name: str, config_path: Path, serve: Callable[[Config, Process], None]
     from appliance.observe import exposition, log
     from appliance.observe.process import Process
 
-    with _problems_as_lines():
+    with problems_as_lines():
         settings = load(config_path)
         log.configure(name, settings.log.level)
         process = Process(name, settings.run_directory)
         exposition.expose(settings.run_directory, name)
         serve(settings, process)
     logging.getLogger(__name__).info("stopped")
-
-
-@contextmanager
-def _problems_as_lines(*, on_stderr: bool = True) -> Iterator[None]:
-    """What the administrator can mend is told in lines, not in a traceback.
-
-    On standard error, unless the lines are the very answer that was asked for.
-    """
-    try:
-        yield
-    except Misconfigured as error:
-        for problem in error.problems:
-            typer.echo(" ".join(problem.split()), err=on_stderr)
-        raise typer.Exit(2) from error
-    except ApplianceError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-
-
-def _print(renderables: list[Table]) -> None:
-    from rich.console import Console
-
-    # In a terminal a table fits its width; in a file or a pipe nothing is cut off.
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH_OF_FILES
-    for renderable in renderables:
-        console.print(renderable)
 
 
 def main() -> None:

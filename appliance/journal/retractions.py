@@ -53,6 +53,8 @@ class Made:
     kind: str
     sop_instance_uid: str
     sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
     spool_key: str
     kept: bool
     standings: tuple[Standing, ...]
@@ -97,6 +99,8 @@ def made_of(connection: sqlite3.Connection, job_id: int) -> list[Made]:
                 row["kind"],
                 row["sop_instance_uid"],
                 row["sop_class_uid"],
+                row["study_instance_uid"],
+                row["series_instance_uid"],
                 row["spool_key"],
                 is_kept(connection, row["spool_key"]),
                 tuple(Standing(*delivery) for delivery in deliveries),

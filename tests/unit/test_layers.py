@@ -18,6 +18,7 @@ LAYERS = (
     {"dicom", "network", "runtime"},
     {"models", "results", "destinations"},
     {"services"},
+    {"commands"},
     {"__main__"},
 )
 LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}

@@ -1,0 +1,175 @@
+"""`appliance results`: the answers of the models, and taking one back.
+
+Runs in the process of the command: only the journal and the spool are written, and the forwarder sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from zoneinfo import ZoneInfo
+
+from rich.table import Table
+
+from appliance.config.schema import Config
+from appliance.dicom.uids import retraction_uid
+from appliance.domain.errors import GiveUp, TryAgain
+from appliance.domain.types import Artifact
+from appliance.journal import retractions, series
+from appliance.journal.retractions import Answer, Correction, Made
+from appliance.observe.log import hashed
+from appliance.observe.process import ring
+from appliance.results.retraction import retracting_document, retracting_message, retracting_report
+from appliance.services.interventions import operator
+from appliance.services.report import Row, table
+from appliance.services.storage import Storage
+from appliance.spool.store import PREAMBLE_BYTES
+
+_COLUMNS = ["job", "model", "outcome", "retracted", "series", "revision", "report", "created_at"]
+_MESSAGES: dict[str, Callable[[bytes, datetime, str, str], bytes]] = {
+    "hl7": retracting_message,
+    "webhook": retracting_document,
+}
+
+
+@dataclass(frozen=True)
+class Retracted:
+    """What was done: how many corrections go out, and a sentence for all that cannot be taken back."""
+
+    job_id: int
+    corrections: int
+    standing: tuple[str, ...]
+
+
+@dataclass
+class _Plan:
+    corrections: list[Correction] = field(default_factory=list)
+    standing: list[str] = field(default_factory=list)
+
+
+def list_answers(config: Config, *, identifiers: bool, limit: int) -> list[Row]:
+    """The answers of triage models, the newest first; without UIDs unless `identifiers`.
+
+    Raises:
+        TryAgain: the journal cannot be read, or does not exist yet.
+    """
+    with _storage(config) as storage, storage.journal.read() as connection:
+        return [_row(answer, identifiers) for answer in retractions.answers(connection, limit=limit)]
+
+
+def answers_table(rows: Sequence[Row]) -> Table:
+    """The answers as a table."""
+    return table("Answers", _COLUMNS, list(rows))
+
+
+def retract(config: Config, name: str, reason: str) -> Retracted:
+    """Take back the answer that a job id or the SOP Instance UID of a result names.
+
+    Raises:
+        GiveUp: there is no such answer, it was taken back before, or what told it is not kept any more.
+        TryAgain: something of it is being sent just now, or the journal or the spool cannot be used.
+    """
+    with _storage(config) as storage:
+        with storage.journal.read() as connection:
+            answer = retractions.find(connection, name)
+            made = [] if answer is None else retractions.made_of(connection, answer.job_id)
+        if answer is None:
+            raise GiveUp("no finished answer of a triage model has this name")
+        if answer.retracted:
+            raise GiveUp(f"the answer of job {answer.job_id} was retracted before")
+        if any(standing.state == "sending" for one in made for standing in one.standings):
+            raise TryAgain("a result of this answer is being sent just now; try again in a moment")
+        plan = _Plan()
+        try:
+            for one in made:
+                _plan(plan, one, config, storage, reason)
+            with storage.journal.write() as connection:
+                detail = f"{operator()}: {reason}"
+                stands = retractions.retract(connection, answer.job_id, made, plan.corrections, detail)
+            if not stands:
+                raise TryAgain("a result of this answer was sent meanwhile; try again")
+        except BaseException:
+            for correction in plan.corrections:
+                storage.results.remove(correction.artifact.spool_key)
+            raise
+    ring(config.run_directory, "forward")
+    return Retracted(answer.job_id, len(plan.corrections), tuple(plan.standing))
+
+
+def _plan(plan: _Plan, made: Made, config: Config, storage: Storage, reason: str) -> None:
+    """Correct one thing wherever it may be, or say that it stands."""
+    reached = tuple(standing.destination for standing in made.standings if standing.may_be_there)
+    if not reached:
+        return
+    if made.kind != "sr" and made.kind not in _MESSAGES:
+        names = ", ".join(reached)
+        plan.standing.append(f"{made.kind} stays at {names}: it can only be withdrawn there")
+        return
+    if not made.kept:
+        raise GiveUp(f"the {made.kind} of this answer is not kept any more: see storage.keep_results_h")
+    plan.corrections.append(Correction(_spool(made, config, storage, reason), reached))
+
+
+def _spool(made: Made, config: Config, storage: Storage, reason: str) -> Artifact:
+    station = config.station
+    moment = datetime.now(timezone.utc).astimezone(ZoneInfo(station.timezone) if station.timezone else None)
+    path = storage.results.path(made.spool_key)
+    try:
+        if made.kind == "sr":
+
+            def number(study: str, report_series: str, wanted: int) -> int:
+                with storage.journal.write() as connection:
+                    return series.number_result_series(connection, study, report_series, wanted)
+
+            produced = retracting_report(path, moment, reason, number, station.ae_title)
+            content = produced.encode()
+            names = produced.study_instance_uid, produced.series_instance_uid
+            uid, syntax, body = (
+                produced.sop_instance_uid,
+                produced.transfer_syntax_uid,
+                content[PREAMBLE_BYTES:],
+            )
+        else:
+            uid, syntax = retraction_uid(made.sop_instance_uid), ""
+            names = made.study_instance_uid, made.series_instance_uid
+            content = body = _MESSAGES[made.kind](path.read_bytes()[PREAMBLE_BYTES:], moment, reason, uid)
+    except OSError as error:
+        raise TryAgain(f"the {made.kind} of this answer cannot be read: {type(error).__name__}") from error
+    return Artifact(
+        kind=made.kind,
+        sop_instance_uid=uid,
+        sop_class_uid=made.sop_class_uid,
+        transfer_syntax_uid=syntax,
+        study_instance_uid=names[0],
+        series_instance_uid=names[1],
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        spool_key=storage.results.put((memoryview(body),)),
+        urgent=True,
+    )
+
+
+@contextmanager
+def _storage(config: Config) -> Iterator[Storage]:
+    if not config.journal_path.exists():
+        raise TryAgain("there is no journal yet: the appliance was never started")
+    storage = Storage(config, "FULL")
+    with closing(storage.journal):
+        yield storage
+
+
+def _row(answer: Answer, identifiers: bool) -> Row:
+    report = answer.report or ""
+    return {
+        "job": answer.job_id,
+        "model": answer.model,
+        "outcome": answer.outcome,
+        "retracted": "yes" if answer.retracted else "",
+        "series": answer.series_instance_uid if identifiers else hashed(answer.series_instance_uid),
+        "revision": answer.revision,
+        "report": report if identifiers or not report else hashed(report),
+        "created_at": answer.created_at,
+    }
