@@ -143,6 +143,12 @@ MODEL_SKIPS = Counter(
 JOBS_FINISHED = Counter(
     "appliance_jobs_finished_total", "Finished jobs, by outcome.", ["model", "outcome"], registry=REGISTRY
 )
+RESULTS_WITHHELD = Counter(
+    "appliance_results_withheld_total",
+    "Result objects that were set aside instead of being sent, because they do not conform.",
+    ["model", "kind"],
+    registry=REGISTRY,
+)
 ENGINE_FALLBACKS = Counter(
     "appliance_engine_fallbacks_total",
     "Batches that ONNX Runtime ran because the engine of the model could not.",

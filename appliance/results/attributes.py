@@ -14,6 +14,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag
 
 from appliance.dicom.codes import (
     ACQUISITION_EQUIPMENT,
@@ -80,6 +81,7 @@ _STUDY_KEYWORDS = frozenset(
         "StudyUpdateDateTime",
     ]
 )
+_STUDY_TAGS = frozenset(map(tag_for_keyword, _STUDY_KEYWORDS))
 _CLINICAL_TRIAL_SERIES = frozenset({0x00120071, 0x00120072, 0x00120073})
 _EMPTY_IF_ABSENT = (
     "PatientName",
@@ -93,8 +95,7 @@ _EMPTY_IF_ABSENT = (
     "ReferringPhysicianName",
 )
 
-# What pydicom raises while it turns the bytes of one odd element into a value.
-_UNREADABLE = (
+UNREADABLE = (
     ArithmeticError,
     AttributeError,
     BytesLengthException,
@@ -103,6 +104,7 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
+"""What pydicom raises while it turns the bytes of one odd element into a value."""
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def readable_element(source: Dataset, tag: int) -> DataElement | None:
         if element.VR == "SQ":
             for item in element.value:
                 _drop_private(item)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return element
 
@@ -158,15 +160,22 @@ def source_value(source: Dataset, keyword: str) -> Any:
     return None if element is None or element.is_empty else element.value
 
 
+def patient_and_study_tags(source: Dataset) -> list[BaseTag]:
+    """The tags of the elements of an object that say which patient and which study it belongs to."""
+    return [
+        tag
+        for tag in list(source.keys())
+        if tag in _STUDY_TAGS
+        or (tag.group in (0x0010, 0x0012) and not tag.is_private and tag not in _CLINICAL_TRIAL_SERIES)
+    ]
+
+
 def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
     """Make the patient and study attributes of `target` those of `source` (PS3.3 A.1.2)."""
-    study_tags = {tag_for_keyword(keyword) for keyword in _STUDY_KEYWORDS}
-    for tag in list(source.keys()):
-        patient = tag.group in (0x0010, 0x0012) and not tag.is_private and tag not in _CLINICAL_TRIAL_SERIES
-        if patient or tag in study_tags:
-            element = readable_element(source, tag)
-            if element is not None:
-                target.add(element)
+    for tag in patient_and_study_tags(source):
+        element = readable_element(source, tag)
+        if element is not None:
+            target.add(element)
     for keyword in _EMPTY_IF_ABSENT:
         if keyword not in target:
             put(target, keyword, None)

@@ -10,8 +10,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydicom import Dataset
 
 from appliance.config.schema import Config
 from appliance.dicom.outcome import Enhanced, Findings, NotAnalysed, Outcome
@@ -28,10 +30,12 @@ from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from appliance.results import Order, Produced, write, write_unanalysed
+from appliance.results.conformance import sources_of
 from appliance.results.notification import Notification, notification
 from appliance.runtime.base import DeviceFault
 from appliance.services.messenger import Messenger
 from appliance.services.origin import identity_of
+from appliance.services.outgoing import WITHHELD, Withheld, examine, sentence
 from appliance.services.packages import Package, load_packages
 from appliance.services.routing import Source, results_to
 from appliance.services.runners import ModelRunners
@@ -52,10 +56,12 @@ class Stopping(Exception):
 class Answer:
     """What a model says of a series: the result objects that tell it, and what messages about it need.
 
-    `kinds` are the kinds of results that the pipeline makes of such an outcome.
+    `sources` are the headers of the series; `kinds` are the kinds of results that the pipeline makes of such
+    an outcome.
     """
 
     outcome: Outcome
+    sources: Sequence[Dataset] = ()
     produced: Iterable[Produced] = ()
     told: Notification | None = None
     kinds: frozenset[str] = frozenset()
@@ -128,21 +134,21 @@ class Inference:
             volume = load_volume(paths)
         except Unusable as error:
             unusable = NotAnalysed(error.reason, str(error))
-            return Answer(unusable, self._tell_unanalysed(unusable, paths, job, package, settings))
+            return self._unanalysed(unusable, paths, job, package, settings)
         problem = stack_refusal(package.manifest.accepts, volume.geometry) if volume.geometry.gap_mm else None
         if problem is not None:  # known only now of frames
             refused = NotAnalysed(problem.reason, problem.detail)
-            return Answer(refused, self._tell_unanalysed(refused, paths, job, package, settings))
+            return self._unanalysed(refused, paths, job, package, settings)
         self._progress()
         runner = self._runners.for_job(job.model)
         outcome = tasks.run(volume, package.manifest, settings, runner, self._progress)
         if isinstance(outcome, NotAnalysed):
-            return Answer(outcome, self._tell_unanalysed(outcome, paths, job, package, settings))
+            return self._unanalysed(outcome, paths, job, package, settings)
         kinds = package.pipeline.results.kinds(_word(outcome))
         identity = identity_of(job, package, settings, self._config, self._storage, runner.ran)
         order = self._order(package, kinds)
         told = notification(outcome, volume, identity, order.kinds) if isinstance(outcome, Findings) else None
-        return Answer(outcome, write(outcome, volume, identity, order), told, kinds)
+        return Answer(outcome, volume.sources, write(outcome, volume, identity, order), told, kinds)
 
     def _order(self, package: Package, kinds: frozenset[str]) -> Order:
         takes = self._takes(package.pipeline.destinations)
@@ -153,23 +159,24 @@ class Inference:
         stores = self._config.dicom_destinations
         return {name: stores[name].takes for name in destinations if name in stores}
 
-    def _tell_unanalysed(
+    def _unanalysed(
         self,
         outcome: NotAnalysed,
         paths: Sequence[Path],
         job: Job,
         package: Package,
         settings: dict[str, float],
-    ) -> Iterable[Produced]:
+    ) -> Answer:
         subject, kinds = tasks.subject(package.manifest), package.pipeline.results.kinds("not_analysed")
         if subject is None or not kinds:
-            return ()
+            return Answer(outcome)
         try:
             headers = load_headers(paths)
         except Unusable:  # nothing can be said in DICOM of images that cannot be read
-            return ()
+            return Answer(outcome)
         identity = identity_of(job, package, settings, self._config, self._storage)
-        return write_unanalysed(outcome, subject, headers, identity, self._order(package, kinds))
+        order = self._order(package, kinds)
+        return Answer(outcome, headers, write_unanalysed(outcome, subject, headers, identity, order))
 
     def _number(self, study_uid: str, series_uid: str, wanted: int) -> int:
         with self._storage.journal.write() as connection:
@@ -180,9 +187,24 @@ class Inference:
         if self._process.stopping.is_set():
             raise Stopping
 
-    def _spool(self, produced: Produced) -> Artifact:
-        self._progress()
-        content = produced.encode()
+    def _spool_all(self, job: Job, answer: Answer, artifacts: list[Artifact]) -> list[Withheld]:
+        """Add to `artifacts` what conforms, and of a derived series all or nothing; returns what does not."""
+        withheld: list[Withheld] = []
+        sources = sources_of(answer.sources)
+        for produced in answer.produced:
+            self._progress()
+            examined = examine(produced, sources, job, self._storage.quarantine)
+            if isinstance(examined, Withheld):
+                withheld.append(examined)
+            else:
+                artifacts.append(self._spool(produced, examined))
+        if any(one.kind == "enhanced" for one in withheld):
+            for artifact in [one for one in artifacts if one.kind == "enhanced"]:
+                artifacts.remove(artifact)
+                self._storage.results.remove(artifact.spool_key)
+        return withheld
+
+    def _spool(self, produced: Produced, content: bytes) -> Artifact:
         return Artifact(
             kind=produced.kind,
             sop_instance_uid=produced.sop_instance_uid,
@@ -220,9 +242,13 @@ class Inference:
         artifacts: list[Artifact] = []
         told: list[Message] = []
         try:
-            artifacts.extend(map(self._spool, answer.produced))
+            withheld = self._spool_all(job, answer, artifacts)
+            if withheld:  # the answer stands, and whoever is told of it by message still is
+                reason = reason or WITHHELD
+                detail = "; ".join(filter(None, (detail, sentence(withheld))))
             if answer.told is not None:
-                told += self._messenger.messages(job, answer.told, allowed, answer.kinds)
+                notice = _without(answer.told, withheld)
+                told += self._messenger.messages(job, notice, allowed, answer.kinds)
             seconds = time.monotonic() - started
             result = jobs.Result(word, reason, detail, model_sha256, seconds)
             with self._storage.journal.write() as connection:
@@ -246,6 +272,7 @@ class Inference:
                 "outcome": word,
                 "reason": reason,
                 "artifacts": len(artifacts),
+                "withheld": len(withheld),
                 "messages": len(told),
                 "seconds": round(seconds, 3),
             },
@@ -278,6 +305,13 @@ class Inference:
                 jobs.retry(connection, job.id, delay_s=delay_s, detail=error)
         if last:
             metrics.JOBS_FINISHED.labels(model=job.model, outcome="failed").inc()
+
+
+def _without(told: Notification, withheld: Sequence[Withheld]) -> Notification:
+    """What is told, without pointing to a report that nobody gets."""
+    if all(one.sop_instance_uid != told.uid for one in withheld):
+        return told
+    return replace(told, report_series_instance_uid=None)
 
 
 def _word(outcome: Outcome) -> str:
