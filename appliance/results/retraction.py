@@ -20,7 +20,10 @@ from appliance.dicom.uids import retraction_uid
 from appliance.domain.errors import GiveUp
 from appliance.results import Numbering, Produced
 from appliance.results.attributes import local_time, put, put_moment, quiet, text
+from appliance.results.card import UNKNOWN, Card, draw_card
 from appliance.results.hl7_message import control_id, escape, time_stamp
+from appliance.results.secondary_capture import CARD_TITLE
+from appliance.results.secondary_capture import SERIES_NUMBER as CARD_SERIES_NUMBER
 from appliance.results.structured_report import (
     ABSENT,
     NONE_SUCCEEDED,
@@ -58,14 +61,7 @@ def retracting_report(
         try:
             report = dcmread(file)
             earlier = _reference(report)
-            at = local_time(report, moment)
-            for keyword in _COLLECTIONS:
-                put(report, keyword, retraction_uid(str(report[keyword].value)))
-            wanted = numbering(str(report.StudyInstanceUID), str(report.SeriesInstanceUID), SERIES_NUMBER)
-            put(report, "SeriesNumber", wanted)
-            put(report, "SeriesDescription", DESCRIPTION)
-            for name in ("Series", "Content", "InstanceCreation"):
-                put_moment(report, name, at)
+            _rename(report, moment, numbering, SERIES_NUMBER)
             put(report, "PredecessorDocumentsSequence", [earlier])
             groups = list(_groups(report))
             for group in groups:
@@ -75,6 +71,54 @@ def retracting_report(
     if not groups:
         raise GiveUp("the report cannot be superseded: it has no finding")
     return Produced("sr", True, report, ae_title)
+
+
+def retracting_card(
+    file: Path, moment: datetime, reason: str, numbering: Numbering, ae_title: str
+) -> Produced:
+    """The card that says that the one in a Part-10 file does not hold any more.
+
+    Raises:
+        GiveUp: the file is no card of ours.
+        OSError: it cannot be read.
+    """
+    with quiet():
+        try:
+            capture = dcmread(file)
+            at = _rename(capture, moment, numbering, CARD_SERIES_NUMBER)
+            put(capture, "DateOfSecondaryCapture", at.strftime("%Y%m%d"))
+            put(capture, "TimeOfSecondaryCapture", at.strftime("%H%M%S.%f"))
+            put(capture, "DerivationDescription", f"Retracted: {capture.DerivationDescription}"[:1024])
+            model = capture.ContributingEquipmentSequence[-1]
+            version, checksum = model.SoftwareVersions[:2]
+            card = Card(
+                heading=str(capture.DerivationDescription).replace(CARD_TITLE, ""),
+                remark="Withdrawn. Nobody is to act on the earlier card.",
+                accent=UNKNOWN,
+                pictures=(),
+                score=None,
+                reason=f"Reason: {text(reason, 600)}",
+                model=f"{model.ContributionDescription} {version}",
+                checksum=checksum.removeprefix("sha256:"),
+                time=at.strftime("%Y-%m-%d %H:%M:%S %z").strip(),
+            )
+            capture["PixelData"].value = draw_card(card).tobytes()
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise GiveUp(f"the card cannot be withdrawn: {type(error).__name__}") from None
+    return Produced("sc", True, capture, ae_title)
+
+
+def _rename(dataset: Dataset, moment: datetime, numbering: Numbering, wanted: int) -> datetime:
+    """Make another object of a result, in a series of its own; the moment in its time zone."""
+    at = local_time(dataset, moment)
+    for keyword in _COLLECTIONS:
+        put(dataset, keyword, retraction_uid(str(dataset[keyword].value)))
+    number = numbering(str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), wanted)
+    put(dataset, "SeriesNumber", number)
+    put(dataset, "SeriesDescription", DESCRIPTION)
+    for name in ("Series", "Content", "InstanceCreation"):
+        put_moment(dataset, name, at)
+    return at
 
 
 def _reference(report: Dataset) -> Dataset:

@@ -33,6 +33,8 @@ from appliance.results.card import ALERT, CALM, UNKNOWN, Card, Picture, Score, d
 from appliance.results.display import edges_of, overlay, picture, window_of
 
 SERIES_NUMBER = 9103
+CARD_TITLE = "Summary card: "
+"""How Derivation Description (0008,2111) begins."""
 
 _SERIES_TAGS = (0x00180015, 0x00200060, 0x00400275)
 """Body Part Examined, Laterality, Request Attributes Sequence: copied from the source series."""
@@ -101,7 +103,7 @@ def _capture(card: Card, source: Dataset, hashes: Sequence[str], finding: str, i
     put(capture, "BurnedInAnnotation", "YES")
     # The card is a page with two pictures on it: no direction holds for all of it.
     put(capture, "PatientOrientation", None)
-    put(capture, "DerivationDescription", text(f"Summary card: {finding}", 1024))
+    put(capture, "DerivationDescription", text(f"{CARD_TITLE}{finding}", 1024))
     put(capture, "ImageComments", NOTICE)
     return capture
 

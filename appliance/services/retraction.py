@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from rich.table import Table
@@ -22,13 +23,23 @@ from appliance.journal import retractions, series
 from appliance.journal.retractions import Answer, Correction, Made
 from appliance.observe.log import hashed
 from appliance.observe.process import ring
-from appliance.results.retraction import retracting_document, retracting_message, retracting_report
+from appliance.results import Numbering, Produced
+from appliance.results.retraction import (
+    retracting_card,
+    retracting_document,
+    retracting_message,
+    retracting_report,
+)
 from appliance.services.interventions import operator
 from appliance.services.report import Row, table
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 
 _COLUMNS = ["job", "model", "outcome", "retracted", "series", "revision", "report", "created_at"]
+_OBJECTS: dict[str, Callable[[Path, datetime, str, Numbering, str], Produced]] = {
+    "sr": retracting_report,
+    "sc": retracting_card,
+}
 _MESSAGES: dict[str, Callable[[bytes, datetime, str, str], bytes]] = {
     "hl7": retracting_message,
     "webhook": retracting_document,
@@ -104,7 +115,7 @@ def _plan(plan: _Plan, made: Made, config: Config, storage: Storage, reason: str
     reached = tuple(standing.destination for standing in made.standings if standing.may_be_there)
     if not reached:
         return
-    if made.kind != "sr" and made.kind not in _MESSAGES:
+    if made.kind not in _OBJECTS and made.kind not in _MESSAGES:
         names = ", ".join(reached)
         plan.standing.append(f"{made.kind} stays at {names}: it can only be withdrawn there")
         return
@@ -118,13 +129,13 @@ def _spool(made: Made, config: Config, storage: Storage, reason: str) -> Artifac
     moment = datetime.now(timezone.utc).astimezone(ZoneInfo(station.timezone) if station.timezone else None)
     path = storage.results.path(made.spool_key)
     try:
-        if made.kind == "sr":
+        if made.kind in _OBJECTS:
 
             def number(study: str, report_series: str, wanted: int) -> int:
                 with storage.journal.write() as connection:
                     return series.number_result_series(connection, study, report_series, wanted)
 
-            produced = retracting_report(path, moment, reason, number, station.ae_title)
+            produced = _OBJECTS[made.kind](path, moment, reason, number, station.ae_title)
             content = produced.encode()
             names = produced.study_instance_uid, produced.series_instance_uid
             uid, syntax, body = (

@@ -107,10 +107,12 @@ class Site:
         return CliRunner().invoke(app, ["results", arguments[0], "--config", str(self.path), *arguments[1:]])
 
     def waiting(self, destination: str) -> list[Delivery]:
+        """What waits there, in the order in which it is sent."""
         with self.journal.write() as connection:
             found: list[Delivery] = []
             while claimed := deliveries.claim(connection, destination, limit=1):
                 found += claimed
+                deliveries.settle(connection, claimed[0], Stored(0), delay_s=0)
             return found
 
     def file(self, delivery: Delivery) -> Path:
@@ -160,11 +162,16 @@ def test_whoever_was_told_learns_that_it_is_taken_back(site: Site) -> None:
         site.send(name)
     answer = site.run("retract", site.report, "--reason", WHY)
     assert answer.exit_code == 0, answer.output
-    assert "3 corrections" in answer.output
-    assert "ups stays at worklist" in answer.output and "sc stays at pacs, old" in answer.output
+    assert "4 corrections" in answer.output
+    assert "ups stays at worklist" in answer.output and answer.output.count("stays") == 1
 
-    (delivery,) = site.waiting("pacs")
+    delivery, card = site.waiting("pacs")
     assert delivery.priority == 1
+    (other,) = site.waiting("old")
+    assert other.sop_instance_uid == card.sop_instance_uid
+    capture = dcmread(site.file(card))
+    assert capture.DerivationDescription == "Retracted: Summary card: Intracranial hemorrhage"
+    assert capture.pixel_array.shape == (768, 1024, 3) and "RETRACTED" in capture.SeriesDescription
     report = srread(site.file(delivery))
     assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == (
         "COMPLETE", "PRELIMINARY", "UNVERIFIED",
@@ -226,7 +233,8 @@ def test_what_may_have_arrived_is_corrected(site: Site) -> None:
     site.send("pacs", Postponed("no response"))
     assert site.run("retract", site.report, "--reason", WHY).exit_code == 0
     assert site.states("pacs").count("dropped") == 2
-    assert [delivery.sop_instance_uid != site.report for delivery in site.waiting("pacs")] == [True]
+    sent = site.waiting("pacs")
+    assert len(sent) == 2 and site.report not in [delivery.sop_instance_uid for delivery in sent]
 
 
 def test_an_answer_is_taken_back_once_and_only_if_nothing_moves(site: Site) -> None:
