@@ -21,7 +21,7 @@ from pydicom.sr.codedict import codes
 from appliance.dicom.codes import NOTICE, NOTICE_SHORT
 from appliance.dicom.frames import functional_group, has_frames
 from appliance.dicom.outcome import Findings, Identity
-from appliance.dicom.uids import result_series_uid, result_uid
+from appliance.dicom.uids import derived_uid, result_series_uid, result_uid
 from appliance.dicom.volume import Volume
 from appliance.domain.errors import GiveUp
 from appliance.results.attributes import (
@@ -118,6 +118,9 @@ def _segmentation(
         omit_empty_frames=True,
         series_description=revised_text(NOTICE_SHORT, revision),
     )
+    dimensions = derived_uid("dimensions", str(result.SOPInstanceUID))  # highdicom's are random
+    for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):
+        put(item, "DimensionOrganizationUID", dimensions)
     copy_patient_and_study(source, result)
     put_origin(result, source, identity)
     put(result, "ContentQualification", "RESEARCH")

@@ -132,6 +132,12 @@ def test_doing_the_work_again_gives_the_same_uids_and_a_revision_others(tmp_path
         assert later.series_instance_uid != one.series_instance_uid
 
 
+def test_doing_the_work_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    volume = sample_volume(tmp_path, SERIES)
+    first, second = (list(produce(masked(volume), volume, kinds=["seg"])) for _ in range(2))
+    assert [one.encode() for one in first] == [one.encode() for one in second]
+
+
 def key_objects(volume: Volume) -> Dataset:
     (made,) = produce(findings(volume, positive=True), volume, kinds=["ko"])
     return dcmread(io.BytesIO(made.encode()))
