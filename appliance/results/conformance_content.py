@@ -113,7 +113,7 @@ def _item(where: str, item: Dataset) -> Iterator[Problem]:
     if kind not in _VALUES:
         yield f"{where}.ValueType", "missing or unknown"
         return
-    for keyword in (_VALUES[kind], *(() if kind == "IMAGE" else ("ConceptNameCodeSequence",))):
+    for keyword in (_VALUES[kind], "ConceptNameCodeSequence"):
         if not item.get(keyword):
             yield f"{where}.{keyword}", "missing or empty"
 

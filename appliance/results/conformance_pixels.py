@@ -8,7 +8,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
-from appliance.results.conformance_rules import FRAME_GROUPS
+from appliance.results.conformance_rules import FRAME_GROUPS, PLACE_GROUPS
 from appliance.results.conformance_values import Problem
 
 _SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
@@ -47,7 +47,7 @@ def pixel_problems(image: Dataset, source: Dataset | None) -> Iterator[Problem]:
     # Values of more than a byte are words (PS3.5 A.2).
     if allocated > 8 and data.VR == "OB":
         yield "PixelData", "wrong value representation"
-    yield from _frame_problems(image, frames)
+    yield from _frame_problems(image, frames, source)
 
 
 def _same(image: Dataset, source: Dataset | None, *keywords: str) -> bool:
@@ -61,7 +61,7 @@ def _range(data: bytes, allocated: int, stored: int, *, signed: bool) -> Iterato
         yield "PixelData", "values beyond Bits Stored"
 
 
-def _frame_problems(image: Dataset, frames: int) -> Iterator[Problem]:
+def _frame_problems(image: Dataset, frames: int, source: Dataset | None) -> Iterator[Problem]:
     wanted = FRAME_GROUPS.get(str(image.SOPClassUID))
     if wanted is None:
         return
@@ -69,11 +69,20 @@ def _frame_problems(image: Dataset, frames: int) -> Iterator[Problem]:
     if len(groups) != frames:
         yield "NumberOfFrames", "does not fit the functional groups"
     shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    for keyword in wanted:
+    placed = PLACE_GROUPS if "FrameOfReferenceUID" in image else ()
+    of_source = () if source is None else _groups_of(source)
+    for keyword in dict.fromkeys((*wanted, *placed, *of_source)):
         if not shared.get(keyword) and not all(group.get(keyword) for group in groups):
             yield keyword, "not there for each frame"
     if image.SOPClassUID == SegmentationStorage:
         yield from _segment_problems(image, shared, groups)
+
+
+def _groups_of(source: Dataset) -> Iterator[str]:
+    """The functional groups of the first frame of a source, by keyword: what is derived has them too."""
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (source.get(keyword) or ())[:1]:
+            yield from (element.keyword for element in group if element.keyword and element.value)
 
 
 def _segment_problems(image: Dataset, shared: Dataset, groups: Sequence[Dataset]) -> Iterator[Problem]:

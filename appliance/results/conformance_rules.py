@@ -54,8 +54,9 @@ _OF_CLASS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-_PLACED = ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence")
-_ENHANCED = (*_PLACED, "FrameContentSequence", "FrameAnatomySequence", "DerivationImageSequence")
+PLACE_GROUPS = ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence")
+"""Functional groups that say where a frame lies; a mask has them if it has a frame of reference."""
+_ENHANCED = (*PLACE_GROUPS, "FrameContentSequence", "FrameAnatomySequence", "DerivationImageSequence")
 FRAME_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         EnhancedCTImageStorage: (*_ENHANCED, "CTImageFrameTypeSequence"),
