@@ -89,7 +89,7 @@ class Produced:
         with quiet():
             try:
                 dcmwrite(buffer, self.dataset, enforce_file_format=True)
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, OSError, TypeError, ValueError) as error:  # pydicom makes OSError of some
                 raise GiveUp(f"the {self.kind} object cannot be written: {type(error).__name__}") from None
         return buffer.getvalue()
 
