@@ -202,7 +202,7 @@ def test_syntaxes_that_dcmtk_does_not_know(
                 image.setdefault(keyword, sample_uid(keyword, path.name))
             image.save_as(tmp_path / path.name)
             files.append(tmp_path / path.name)
-            syntaxes.append(image.file_meta.TransferSyntaxUID)
+            syntaxes.append(str(image.file_meta.TransferSyntaxUID))
     assert len(set(syntaxes)) >= 3
     send_verbatim(files, site.port)
     wait_until(lambda: site.other.arrived.total() >= len(files), 30, "all arrive")
