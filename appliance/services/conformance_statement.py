@@ -78,9 +78,9 @@ once all required destinations have it.
 
 ### 3.2 Retraction
 
-`appliance results retract` supersedes a report (Predecessor Documents Sequence, same tracking UID) and a card,
-and corrects HL7 messages and webhook documents. Nothing is deleted at an archive, and no rejection note (IOCM)
-is sent.
+`appliance results retract` supersedes a report (Predecessor Documents Sequence, same tracking UID) and a
+card, and corrects HL7 messages and webhook documents. Nothing is deleted at an archive, and no rejection
+note (IOCM) is sent.
 
 ## 4 Application entities
 
