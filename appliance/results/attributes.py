@@ -166,7 +166,7 @@ def patient_and_study_tags(source: Dataset) -> list[BaseTag]:
         tag
         for tag in list(source.keys())
         if tag in _STUDY_TAGS
-        or (tag.group in (0x0010, 0x0012) and not tag.is_private and tag not in _CLINICAL_TRIAL_SERIES)
+        or (tag.group in (0x0010, 0x0012) and tag.element and tag not in _CLINICAL_TRIAL_SERIES)
     ]
 
 

@@ -114,14 +114,15 @@ _PIXEL_MODULE = frozenset(
 )
 
 
-def _walk(dataset: Dataset, rules: Mapping[int, Rule], above: str) -> Iterator[Problem]:
+def _walk(dataset: Dataset, rules: Mapping[BaseTag, Rule], above: str) -> Iterator[Problem]:
     """Where a data set does not have what its rules demand."""
+    present = dataset.keys()
     for tag, rule in rules.items():
-        where = f"{above}{rule.keyword}"
-        if tag not in dataset:
+        if tag not in present:
             if rule.need in ("1", "2"):
-                yield where, "missing"
+                yield f"{above}{rule.keyword}", "missing"
             continue
+        where = f"{above}{rule.keyword}"
         try:
             element = dataset[tag]
         except UNREADABLE:
@@ -143,7 +144,7 @@ def _walk(dataset: Dataset, rules: Mapping[int, Rule], above: str) -> Iterator[P
 
 
 def _not_inherited(
-    found: Sequence[Problem], result: Dataset, source: Dataset, rules: Mapping[int, Rule]
+    found: Sequence[Problem], result: Dataset, source: Dataset, rules: Mapping[BaseTag, Rule]
 ) -> Iterator[Problem]:
     if not found:
         return

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
@@ -77,17 +78,17 @@ class Rule:
 
     keyword: str
     need: Need
-    children: dict[int, Rule] = field(default_factory=dict)
+    children: dict[BaseTag, Rule] = field(default_factory=dict)
 
 
 @cache
-def rules_of(sop_class_uid: str) -> Mapping[int, Rule] | None:
+def rules_of(sop_class_uid: str) -> Mapping[BaseTag, Rule] | None:
     """The attributes of a class by tag; None for a class that we never make."""
     table = _table()
     entry = table["classes"].get(sop_class_uid)
     if entry is None:
         return None
-    root: dict[int, Rule] = {}
+    root: dict[BaseTag, Rule] = {}
     for mandatory, modules in ((True, entry["mandatory"]), (False, entry["others"])):
         for module in modules:
             for need in _TYPES:
@@ -99,7 +100,7 @@ def rules_of(sop_class_uid: str) -> Mapping[int, Rule] | None:
     return MappingProxyType(root)
 
 
-def _add(root: dict[int, Rule], path: list[str], need: Need, *, mandatory: bool) -> None:
+def _add(root: dict[BaseTag, Rule], path: list[str], need: Need, *, mandatory: bool) -> None:
     """Put one attribute into the tree; what several modules say of it, the strictest holds."""
     # A group is shared or of each frame, and the attributes of a module that may be absent may be so too.
     optional = (len(path) == 1 and not mandatory) or (len(path) == 2 and path[0] in _GROUPS)
@@ -110,14 +111,14 @@ def _add(root: dict[int, Rule], path: list[str], need: Need, *, mandatory: bool)
         tag = tag_for_keyword(keyword)
         if tag is None:  # newer than the dictionary: nothing that we make has it
             return
-        level = level.setdefault(tag, Rule(keyword, "3")).children
+        level = level.setdefault(Tag(tag), Rule(keyword, "3")).children
     tag = tag_for_keyword(path[-1])
     if tag is None:
         return
     new = "1C" if optional else need
-    known = level.get(tag)
+    known = level.get(Tag(tag))
     if known is None or _STRICT[new] > _STRICT[known.need]:
-        level[tag] = Rule(path[-1], new, known.children if known is not None else {})
+        level[Tag(tag)] = Rule(path[-1], new, known.children if known is not None else {})
 
 
 @cache

@@ -80,7 +80,7 @@ class Site:
             inference._finish(self.job, answer, "sha", ["pacs"], time.monotonic())
             inference.close()
 
-    def rows(self, query: str) -> list[tuple[str, ...]]:
+    def rows(self, query: str) -> list[tuple[object, ...]]:
         with self.journal.read() as connection:
             return [tuple(row) for row in connection.execute(query)]
 
