@@ -122,11 +122,16 @@ class JournalView:
         return [Decided(*(row[name] for name in fields)) for row in rows]
 
     def made(self, series: Series) -> dict[str, Made]:
-        """Every result object of the series, by SOP Instance UID."""
+        """Every result object of the series that had to leave, by SOP Instance UID.
+
+        One that is only kept to take the place of another, should that be refused, had not.
+        """
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT a.*, j.model, s.revision FROM artifacts a JOIN jobs j ON j.id = a.job_id"
-                " JOIN job_series s ON s.job_id = j.id WHERE s.series_instance_uid = ?",
+                " JOIN job_series s ON s.job_id = j.id WHERE s.series_instance_uid = ?"
+                " AND (a.stands_for IS NULL"
+                " OR EXISTS (SELECT 1 FROM deliveries d WHERE d.spool_key = a.spool_key))",
                 (series.series_instance_uid,),
             ).fetchall()
         return {
