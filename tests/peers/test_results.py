@@ -282,7 +282,10 @@ def test_a_stop_in_the_middle_and_a_pacs_that_is_away(
 ) -> None:
     """The same series on a new disk: the same UIDs, after a restart, the urgent results first."""
     orthanc = Orthanc(tmp_path / "orthanc")
-    appliance = RunningAppliance(tmp_path / "edge", pacs_port=orthanc.port).start()
+    # Two associations would send originals and urgent results side by side.
+    delivery = {"retry_minimum_s": 0.5, "retry_maximum_s": 2.0, "associations": 1}
+    settings = {"delivery": delivery}
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=orthanc.port, settings=settings).start()
     running = 'state="running"'
     take_in(appliance, len(bleed), lambda: send_verbatim(bleed, appliance.port))
     wait_until(lambda: metric(appliance, "appliance_jobs", running) > 0, 30, "a model runs")
