@@ -8,21 +8,19 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from appliance.domain.errors import GiveUp
 
-# What decoders and the parser raise on damaged data; none of them has a base class of its own.
-DAMAGED = (
+# None of these has a base class of its own.
+UNREADABLE = (
     ArithmeticError,
     AttributeError,
-    BufferError,
     BytesLengthException,
-    EOFError,
-    InvalidDicomError,
     LookupError,
     NotImplementedError,
-    RuntimeError,
     TypeError,
     ValueError,
-    struct.error,
 )
+"""What pydicom raises while it turns the bytes of one odd element into a value."""
+DAMAGED = (*UNREADABLE, BufferError, EOFError, InvalidDicomError, RuntimeError, struct.error)
+"""What decoders and the parser raise on damaged data."""
 
 
 class Unusable(GiveUp):

@@ -13,7 +13,6 @@ from typing import Any
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 from appliance.dicom.codes import (
@@ -27,6 +26,7 @@ from appliance.dicom.codes import (
 from appliance.dicom.frames import has_frames
 from appliance.dicom.outcome import Code, Identity
 from appliance.dicom.uids import model_device_uid
+from appliance.dicom.unusable import UNREADABLE
 from appliance.dicom.volume import Volume
 
 EQUIPMENT_KEYWORDS = (
@@ -94,17 +94,6 @@ _EMPTY_IF_ABSENT = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    BytesLengthException,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
-"""What pydicom raises while it turns the bytes of one odd element into a value."""
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from appliance.dicom.codes import ACQUISITION_EQUIPMENT, NOTICE, PROCESSING_EQUIPMENT
-from appliance.results.attributes import UNREADABLE, patient_and_study_tags, quiet, readable_element
+from appliance.dicom.unusable import UNREADABLE
+from appliance.results.attributes import patient_and_study_tags, quiet, readable_element
 from appliance.results.conformance_content import content_problems
 from appliance.results.conformance_pixels import pixel_problems
 from appliance.results.conformance_rules import DOCUMENTS, Rule, rules_of
