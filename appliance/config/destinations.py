@@ -81,7 +81,7 @@ class DicomDestination(DicomNode):
         default_factory=Only,
         description="Narrows what this destination gets of the originals and results that go to it.",
     )
-    associations: Annotated[int, Field(ge=1, le=16)] | None = Field(
+    associations: Annotated[int, Field(ge=1, le=4)] | None = Field(
         default=None, description="Associations at the same time instead of `delivery.associations`."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +27,7 @@ from appliance.config.values import (
     stable_serial,
 )
 from appliance.domain.commitment import Duty
+from appliance.domain.policy import backoff_s
 
 
 class Station(Section):
@@ -273,11 +275,20 @@ class DeliverySettings(Section):
     dimse_timeout_s: Annotated[float, Field(ge=1.0, le=3600.0)] = Field(
         default=120.0, description="Seconds that a destination may take to answer one message."
     )
-    associations: Annotated[int, Field(ge=1, le=16)] = Field(
+    associations: Annotated[int, Field(ge=1, le=4)] = Field(
         default=2,
         description="Associations at the same time to one destination. The originals of one study always "
         "leave over one, in order.",
     )
+
+    def retry_after_s(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts that failed, a little different each time."""
+        return backoff_s(
+            attempts,
+            minimum_s=self.retry_minimum_s,
+            maximum_s=self.retry_maximum_s,
+            random=random.random,
+        )
 
 
 class Monitor(Section):

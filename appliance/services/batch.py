@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Collection, Sequence
 from functools import partial
 
 from appliance.config.schema import DeliverySettings
-from appliance.domain.policy import backoff_s
 from appliance.domain.types import Delivery, Postponed, Refused, SendResult, Stored
 from appliance.journal import deliveries, substitutes
 from appliance.observe import metrics
@@ -59,12 +57,7 @@ class Batch:
     def settle(self, delivery: Delivery, result: SendResult) -> None:
         """Note what became of one object."""
         del self._untried[delivery.id]
-        delay_s = backoff_s(
-            delivery.attempts,
-            minimum_s=self._settings.retry_minimum_s,
-            maximum_s=self._settings.retry_maximum_s,
-            random=random.random,
-        )
+        delay_s = self._settings.retry_after_s(delivery.attempts)
         change = partial(
             substitutes.settle, delivery=delivery, result=result, delay_s=delay_s, takes=self._takes
         )

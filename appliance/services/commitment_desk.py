@@ -6,12 +6,10 @@ Both are answered with success once the journal has them for good; the forwardin
 from __future__ import annotations
 
 import logging
-import random
 
 from appliance.config.schema import Config
 from appliance.domain.commitment import CommitmentReport, CommitmentRequest
 from appliance.domain.errors import GiveUp
-from appliance.domain.policy import backoff_s
 from appliance.domain.types import Origin
 from appliance.journal import commitments, transactions
 from appliance.journal.database import Journal
@@ -36,16 +34,7 @@ class CommitmentDesk:
             name: one.ae_title for name, one in config.dicom_destinations.items() if one.commitment
         }
         self._run_directory = config.run_directory
-        delivery = config.delivery
-        self._persistence = Persistence(
-            lambda attempts: backoff_s(
-                attempts,
-                minimum_s=delivery.retry_minimum_s,
-                maximum_s=delivery.retry_maximum_s,
-                random=random.random,
-            ),
-            config.commitment.attempts,
-        )
+        self._persistence = Persistence(config.delivery.retry_after_s, config.commitment.attempts)
 
     def requested(self, request: CommitmentRequest, origin: Origin) -> None:
         """A scanner wants to know when all of these are safe.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random
 
 from appliance.config.schema import Config
 from appliance.domain.errors import TryAgain
-from appliance.domain.policy import backoff_s
 from appliance.journal import commitments
 from appliance.journal.commitments import Commitment, Patience
 from appliance.journal.database import Journal
@@ -90,13 +88,7 @@ class Reporter:
         return True
 
     def _postpone(self, commitment: Commitment, reason: str) -> None:
-        delivery = self._config.delivery
-        delay_s = backoff_s(
-            commitment.attempts + 1,
-            minimum_s=delivery.retry_minimum_s,
-            maximum_s=delivery.retry_maximum_s,
-            random=random.random,
-        )
+        delay_s = self._config.delivery.retry_after_s(commitment.attempts + 1)
         is_over = commitment.age_s >= self._give_up_s
         with self._journal.write() as connection:
             if is_over:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 
 from appliance.config.schema import Config
 from appliance.domain.commitment import CommitmentReport, CommitmentRequest
 from appliance.domain.errors import TryAgain
-from appliance.domain.policy import backoff_s
 from appliance.domain.types import Origin
 from appliance.journal import transactions
 from appliance.journal.database import Journal
@@ -127,13 +125,7 @@ class Asker:
             return
         self._failures += 1
         delivery = self._config.delivery
-        slow = delivery.retry_maximum_s
-        fast = backoff_s(
-            self._failures,
-            minimum_s=delivery.retry_minimum_s,
-            maximum_s=delivery.retry_maximum_s,
-            random=random.random,
-        )
+        fast, slow = delivery.retry_after_s(self._failures), delivery.retry_maximum_s
         self._not_before = time.monotonic() + (slow if answer == "refused" else fast)
         _log.warning(f"commitment_{answer}", extra={**about, "error": error})
 
