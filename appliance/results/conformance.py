@@ -91,7 +91,8 @@ def _problems(result: Dataset, sources: Sources) -> Iterator[Problem]:
     if str(result.SOPClassUID) in DOCUMENTS:
         yield from content_problems(result)
         return
-    derived = result.SOPClassUID == source.SOPClassUID
+    # A card that corrects a card is no more derived from it than the first was from the images.
+    derived = result.SOPClassUID == source.SOPClassUID != SecondaryCaptureImageStorage
     yield from pixel_problems(result, source if derived else None)
     yield from _image(result, source)
     if derived:

@@ -6,7 +6,6 @@ and is reported as not analysed instead of killing it for ever.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +34,11 @@ from appliance.results.notification import Notification, notification
 from appliance.runtime.base import DeviceFault
 from appliance.services.messenger import Messenger
 from appliance.services.origin import identity_of
-from appliance.services.outgoing import WITHHELD, Withheld, examine, sentence
+from appliance.services.outgoing import WITHHELD, Withheld, examine, numbering, sentence, spooled
 from appliance.services.packages import Package, load_packages
 from appliance.services.routing import Source, results_to
 from appliance.services.runners import ModelRunners
 from appliance.services.storage import Storage
-from appliance.spool.store import PREAMBLE_BYTES
 
 _LOOK_S = 2.0
 _RETRY_MINIMUM_S, _RETRY_MAXIMUM_S = 1.0, 60.0
@@ -153,7 +151,7 @@ class Inference:
     def _order(self, package: Package, kinds: frozenset[str]) -> Order:
         takes = self._takes(package.pipeline.destinations)
         taken = frozenset(kind for each in takes.values() for kind in each)
-        return Order(kinds & taken, stand_ins(kinds, takes), self._number)
+        return Order(kinds & taken, stand_ins(kinds, takes), numbering(self._storage.journal))
 
     def _takes(self, destinations: Sequence[str]) -> dict[str, Sequence[str]]:
         stores = self._config.dicom_destinations
@@ -178,10 +176,6 @@ class Inference:
         order = self._order(package, kinds)
         return Answer(outcome, headers, write_unanalysed(outcome, subject, headers, identity, order))
 
-    def _number(self, study_uid: str, series_uid: str, wanted: int) -> int:
-        with self._storage.journal.write() as connection:
-            return series.number_result_series(connection, study_uid, series_uid, wanted)
-
     def _progress(self) -> None:
         self._process.alive()
         if self._process.stopping.is_set():
@@ -193,33 +187,16 @@ class Inference:
         sources = sources_of(answer.sources)
         for produced in answer.produced:
             self._progress()
-            examined = examine(produced, sources, job, self._storage.quarantine)
+            examined = examine(produced, sources, self._storage.quarantine, model=job.model, job_id=job.id)
             if isinstance(examined, Withheld):
                 withheld.append(examined)
             else:
-                artifacts.append(self._spool(produced, examined))
+                artifacts.append(spooled(produced, examined, self._storage.results))
         if any(one.kind == "enhanced" for one in withheld):
             for artifact in [one for one in artifacts if one.kind == "enhanced"]:
                 artifacts.remove(artifact)
                 self._storage.results.remove(artifact.spool_key)
         return withheld
-
-    def _spool(self, produced: Produced, content: bytes) -> Artifact:
-        return Artifact(
-            kind=produced.kind,
-            sop_instance_uid=produced.sop_instance_uid,
-            sop_class_uid=produced.sop_class_uid,
-            transfer_syntax_uid=produced.transfer_syntax_uid,
-            study_instance_uid=produced.study_instance_uid,
-            series_instance_uid=produced.series_instance_uid,
-            sha256=hashlib.sha256(content).hexdigest(),
-            size=len(content),
-            spool_key=self._storage.results.put((memoryview(content)[PREAMBLE_BYTES:],)),
-            urgent=produced.urgent,
-            key_sop_instance_uids=produced.key_sop_instance_uids,
-            stands_for=produced.stands_for,
-            instead_only=produced.instead_only,
-        )
 
     def _finish(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -9,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from appliance.domain.errors import GiveUp
-from appliance.domain.types import Job
+from appliance.domain.types import Artifact
+from appliance.journal import series
+from appliance.journal.database import Journal
 from appliance.observe import metrics
-from appliance.results import Produced
+from appliance.results import Numbering, Produced
 from appliance.results.conformance import Sources, Violation, check
 from appliance.spool.store import PREAMBLE_BYTES, Spool
 
@@ -31,10 +34,12 @@ class Withheld:
     violations: tuple[Violation, ...]
 
 
-def examine(produced: Produced, sources: Sources, job: Job, quarantine: Spool) -> bytes | Withheld:
+def examine(
+    produced: Produced, sources: Sources, quarantine: Spool, *, model: str, job_id: int
+) -> bytes | Withheld:
     """The Part-10 file of a result object that conforms; one that does not goes into quarantine.
 
-    Beside it lies its report, as JSON, without any value of the object.
+    Beside it lies its report, as JSON, without any value of the object. `model` and `job_id` say whose it is.
 
     Raises:
         TryAgain: the spool cannot be written.
@@ -51,24 +56,57 @@ def examine(produced: Produced, sources: Sources, job: Job, quarantine: Spool) -
     if key is not None:
         report = {
             "kind": produced.kind,
-            "model": job.model,
-            "job": job.id,
+            "model": model,
+            "job": job_id,
             "sop_class_uid": produced.sop_class_uid,
             "violations": [asdict(one) for one in violations],
         }
         quarantine.path(key).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    metrics.RESULTS_WITHHELD.labels(model=job.model, kind=produced.kind).inc()
+    metrics.RESULTS_WITHHELD.labels(model=model, kind=produced.kind).inc()
     _log.error(
         "result_withheld",
         extra={
             "kind": produced.kind,
-            "model": job.model,
-            "job": job.id,
+            "model": model,
+            "job": job_id,
             "key": key,
             "violations": [f"{one.where}: {one.problem}" for one in violations],
         },
     )
     return Withheld(produced.kind, produced.sop_instance_uid, key, tuple(violations))
+
+
+def numbering(journal: Journal) -> Numbering:
+    """Gives a result series its number in the study, the same for ever."""
+
+    def number(study_uid: str, series_uid: str, wanted: int) -> int:
+        with journal.write() as connection:
+            return series.number_result_series(connection, study_uid, series_uid, wanted)
+
+    return number
+
+
+def spooled(produced: Produced, content: bytes, results: Spool) -> Artifact:
+    """Write the Part-10 file `content` of a result object to the spool.
+
+    Raises:
+        TryAgain: the spool cannot be written.
+    """
+    return Artifact(
+        kind=produced.kind,
+        sop_instance_uid=produced.sop_instance_uid,
+        sop_class_uid=produced.sop_class_uid,
+        transfer_syntax_uid=produced.transfer_syntax_uid,
+        study_instance_uid=produced.study_instance_uid,
+        series_instance_uid=produced.series_instance_uid,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        spool_key=results.put((memoryview(content)[PREAMBLE_BYTES:],)),
+        urgent=produced.urgent,
+        key_sop_instance_uids=produced.key_sop_instance_uids,
+        stands_for=produced.stands_for,
+        instead_only=produced.instead_only,
+    )
 
 
 def sentence(withheld: Sequence[Withheld]) -> str:

@@ -17,13 +17,15 @@ from rich.table import Table
 
 from appliance.config.schema import Config
 from appliance.dicom.uids import retraction_uid
+from appliance.dicom.volume import load_headers
 from appliance.domain.errors import GiveUp, TryAgain
 from appliance.domain.types import Artifact
-from appliance.journal import retractions, series
+from appliance.journal import retractions
 from appliance.journal.retractions import Answer, Correction, Made
 from appliance.observe.log import hashed
 from appliance.observe.process import ring
 from appliance.results import Numbering, Produced
+from appliance.results.conformance import sources_of
 from appliance.results.retraction import (
     retracting_card,
     retracting_document,
@@ -31,6 +33,7 @@ from appliance.results.retraction import (
     retracting_report,
 )
 from appliance.services.interventions import operator
+from appliance.services.outgoing import Withheld, examine, numbering, sentence, spooled
 from appliance.services.report import Row, table
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
@@ -96,7 +99,7 @@ def retract(config: Config, name: str, reason: str) -> Retracted:
         plan = _Plan()
         try:
             for one in made:
-                _plan(plan, one, config, storage, reason)
+                _plan(plan, one, answer, config, storage, reason)
             with storage.journal.write() as connection:
                 detail = f"{operator()}: {reason}"
                 stands = retractions.retract(connection, answer.job_id, made, plan.corrections, detail)
@@ -110,7 +113,7 @@ def retract(config: Config, name: str, reason: str) -> Retracted:
     return Retracted(answer.job_id, len(plan.corrections), tuple(plan.standing))
 
 
-def _plan(plan: _Plan, made: Made, config: Config, storage: Storage, reason: str) -> None:
+def _plan(plan: _Plan, made: Made, answer: Answer, config: Config, storage: Storage, reason: str) -> None:
     """Correct one thing wherever it may be, or say that it stands."""
     reached = tuple(standing.destination for standing in made.standings if standing.may_be_there)
     if not reached:
@@ -121,44 +124,44 @@ def _plan(plan: _Plan, made: Made, config: Config, storage: Storage, reason: str
         return
     if not made.kept:
         raise GiveUp(f"the {made.kind} of this answer is not kept any more: see storage.keep_results_h")
-    plan.corrections.append(Correction(_spool(made, config, storage, reason), reached))
-
-
-def _spool(made: Made, config: Config, storage: Storage, reason: str) -> Artifact:
     station = config.station
     moment = datetime.now(timezone.utc).astimezone(ZoneInfo(station.timezone) if station.timezone else None)
-    path = storage.results.path(made.spool_key)
     try:
         if made.kind in _OBJECTS:
-
-            def number(study: str, report_series: str, wanted: int) -> int:
-                with storage.journal.write() as connection:
-                    return series.number_result_series(connection, study, report_series, wanted)
-
-            produced = _OBJECTS[made.kind](path, moment, reason, number, station.ae_title)
-            content = produced.encode()
-            names = produced.study_instance_uid, produced.series_instance_uid
-            uid, syntax, body = (
-                produced.sop_instance_uid,
-                produced.transfer_syntax_uid,
-                content[PREAMBLE_BYTES:],
-            )
+            artifact = _object(made, answer, moment, reason, station.ae_title, storage)
         else:
-            uid, syntax = retraction_uid(made.sop_instance_uid), ""
-            names = made.study_instance_uid, made.series_instance_uid
-            content = body = _MESSAGES[made.kind](path.read_bytes()[PREAMBLE_BYTES:], moment, reason, uid)
+            artifact = _message(made, moment, reason, storage)
     except OSError as error:
         raise TryAgain(f"the {made.kind} of this answer cannot be read: {type(error).__name__}") from error
+    plan.corrections.append(Correction(artifact, reached))
+
+
+def _object(
+    made: Made, answer: Answer, moment: datetime, reason: str, ae_title: str, storage: Storage
+) -> Artifact:
+    path = storage.results.path(made.spool_key)
+    produced = _OBJECTS[made.kind](path, moment, reason, numbering(storage.journal), ae_title)
+    sources = sources_of(load_headers([path]))
+    examined = examine(produced, sources, storage.quarantine, model=answer.model, job_id=answer.job_id)
+    if isinstance(examined, Withheld):
+        raise GiveUp(f"the correction does not conform, and nothing is retracted: {sentence([examined])}")
+    return spooled(produced, examined, storage.results)
+
+
+def _message(made: Made, moment: datetime, reason: str, storage: Storage) -> Artifact:
+    uid = retraction_uid(made.sop_instance_uid)
+    corrected = storage.results.path(made.spool_key).read_bytes()[PREAMBLE_BYTES:]
+    content = _MESSAGES[made.kind](corrected, moment, reason, uid)
     return Artifact(
         kind=made.kind,
         sop_instance_uid=uid,
         sop_class_uid=made.sop_class_uid,
-        transfer_syntax_uid=syntax,
-        study_instance_uid=names[0],
-        series_instance_uid=names[1],
+        transfer_syntax_uid="",
+        study_instance_uid=made.study_instance_uid,
+        series_instance_uid=made.series_instance_uid,
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
-        spool_key=storage.results.put((memoryview(body),)),
+        spool_key=storage.results.put((content,)),
         urgent=True,
     )
 

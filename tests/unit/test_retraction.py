@@ -252,6 +252,29 @@ def test_an_answer_is_taken_back_once_and_only_if_nothing_moves(site: Site) -> N
     assert answer.exit_code == 1 and "no finished answer" in answer.output
 
 
+def test_a_correction_that_does_not_conform_is_set_aside_and_nothing_is_retracted(site: Site) -> None:
+    for name in DESTINATIONS:
+        site.send(name)
+    with site.journal.read() as connection:
+        (key,) = connection.execute(
+            "SELECT spool_key FROM artifacts WHERE sop_instance_uid = ?", (site.report,)
+        ).fetchone()
+    storage = Storage(site.config)
+    with closing(storage.journal):
+        report, quarantine = storage.results.path(key), storage.quarantine.root
+    spoiled = dcmread(report)
+    del spoiled.PreliminaryFlag
+    spoiled.save_as(report)
+    answer = site.run("retract", site.report, "--reason", WHY)
+    assert answer.exit_code == 1
+    assert "PreliminaryFlag" in answer.output and "nothing is retracted" in answer.output
+    assert [told["kind"] for told in map(json.loads, map(Path.read_text, quarantine.rglob("*.json")))] == [
+        "sr"
+    ]
+    assert not any(site.waiting(name) for name in DESTINATIONS)
+    assert json.loads(site.run("list", "--json").output)[0]["retracted"] == ""
+
+
 def test_answers_are_listed_without_identifiers(site: Site) -> None:
     listed = site.run("list", "--json")
     assert listed.exit_code == 0 and site.report not in listed.output
