@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.commands import results
+from appliance.commands import deliveries, engines, results
 from appliance.commands.options import (
     AsJson,
     ConfigFile,
-    Identifiers,
-    Reason,
-    print_tables,
+    print_report,
     problems_as_lines,
 )
 from appliance.config.load import load
@@ -24,7 +21,6 @@ from appliance.config.schema import Config
 
 if TYPE_CHECKING:
     from appliance.observe.process import Process
-    from appliance.services.report import Row
 
 app = typer.Typer(
     help="Edge inference appliance: receives from scanners, forwards to the PACS, runs models in between.",
@@ -33,15 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-outbox = typer.Typer(help="See what waits for the destinations, and decide about what they refused.")
-app.add_typer(outbox, name="deliveries")
-
-engines = typer.Typer(help="Build engines for GPUs, and look after those that were built.")
-app.add_typer(engines, name="engines")
+app.add_typer(deliveries.app, name="deliveries")
+app.add_typer(engines.app, name="engines")
 app.add_typer(results.app, name="results")
-
-DeliveryIds = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which deliveries.")]
-OfDestination = Annotated[str | None, typer.Option("--destination", help="All of this destination.")]
 
 
 @app.command()
@@ -122,10 +112,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> None:
 
     with problems_as_lines():
         report = status_report(load(config))
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-    else:
-        print_tables(status_tables(report))
+    print_report(report, status_tables, as_json=as_json)
 
 
 @app.command()
@@ -135,10 +122,7 @@ def models(config: ConfigFile, as_json: AsJson = False) -> None:
 
     with problems_as_lines():
         report = models_report(load(config))
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-    else:
-        print_tables([models_table(report)])
+    print_report(report, lambda rows: [models_table(rows)], as_json=as_json)
 
 
 @app.command("conformance")
@@ -149,194 +133,6 @@ def conformance_statement(config: ConfigFile) -> None:
     with problems_as_lines():
         text = statement(load(config), config.name)
     typer.echo(text, nl=False)
-
-
-@outbox.command("list")
-def list_deliveries(
-    config: ConfigFile,
-    destination: OfDestination = None,
-    state: Annotated[list[str] | None, typer.Option(help="Only in this state; may be repeated.")] = None,
-    study: Annotated[str | None, typer.Option("--study-hash", help="Only this study, as in the log.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The most to list.")] = 1000,
-    identifiers: Identifiers = False,
-    as_json: AsJson = False,
-) -> None:
-    """List deliveries: by default all that are not done."""
-    from appliance.domain.states import DELIVERY
-    from appliance.journal.interventions import Selection
-    from appliance.services.interventions import deliveries_table
-    from appliance.services.interventions import list_deliveries as listed
-
-    states = tuple(state or ("pending", "sending", "rejected"))
-    unknown = sorted(set(states) - set(DELIVERY.states))
-    if unknown:
-        raise typer.BadParameter(
-            f"{unknown[0]} is none of {', '.join(DELIVERY.states)}", param_hint="--state"
-        )
-    selection = Selection(destination=destination, states=states)
-    with problems_as_lines():
-        rows = listed(load(config), selection, study=study, identifiers=identifiers, limit=limit)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    elif rows:
-        print_tables([deliveries_table(rows)])
-
-
-@outbox.command("show")
-def show_delivery(
-    config: ConfigFile,
-    delivery: Annotated[int, typer.Argument(metavar="ID", help="Which delivery.")],
-    identifiers: Identifiers = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show one delivery and all that happened to it: the audit trail."""
-    from appliance.services.interventions import deliveries_table, history_table
-    from appliance.services.interventions import show_delivery as shown
-
-    with problems_as_lines():
-        report = shown(load(config), delivery, identifiers=identifiers)
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-    else:
-        print_tables([deliveries_table([report["delivery"]]), history_table(report)])
-
-
-@outbox.command("retry")
-def retry(config: ConfigFile, ids: DeliveryIds = None, destination: OfDestination = None) -> None:
-    """Try what was postponed now instead of later."""
-    _intervene("retry", config, ids, destination, None, "")
-
-
-@outbox.command("release")
-def release(
-    config: ConfigFile, reason: Reason, ids: DeliveryIds = None, destination: OfDestination = None
-) -> None:
-    """Send once more what was rejected (all of a destination, or by id), or dropped (by id)."""
-    _intervene("release", config, ids, destination, ("rejected",), reason)
-
-
-@outbox.command("drop")
-def drop(
-    config: ConfigFile,
-    reason: Reason,
-    ids: DeliveryIds = None,
-    destination: OfDestination = None,
-    pending: Annotated[bool, typer.Option("--pending", help="Of a destination: also what waits.")] = False,
-) -> None:
-    """Give up what was rejected (all of a destination, or by id), or what waits (by id, or --pending)."""
-    states = ("rejected", "pending") if pending else ("rejected",)
-    _intervene("drop", config, ids, destination, states, reason)
-
-
-@engines.command("build")
-def build_engines(
-    config: ConfigFile,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="tensorrt or tensorrt_rtx. Left out: the first that can.")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Compute capability such as SM86; may be repeated. Left out: the GPU here."),
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also what is there already.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Build engines, and activate those that answer on this machine's GPU as ONNX Runtime does."""
-    from appliance.runtime.trt_library import FLAVOURS
-    from appliance.services.engine_commands import build
-
-    flavour = next((known for known in FLAVOURS if known == runtime), None)
-    if runtime is not None and flavour is None:
-        raise typer.BadParameter(f"{runtime} is none of {', '.join(FLAVOURS)}", param_hint="--runtime")
-
-    def say(line: dict[str, object]) -> None:
-        typer.echo(
-            f"{line['task']} {line['model']}: {line['phase']} {line['step']}/{line['steps']}", err=True
-        )
-
-    with problems_as_lines():
-        rows, problems = build(
-            load(config), models=model or (), flavour=flavour, targets=target or (), again=again, say=say
-        )
-    _engines(rows, problems, as_json=as_json)
-
-
-@engines.command("list")
-def list_engines(config: ConfigFile, as_json: AsJson = False) -> None:
-    """List engines: for which GPU, whether they may run, and how near ONNX Runtime they are."""
-    from appliance.services.engine_commands import listed
-
-    with problems_as_lines():
-        rows = listed(load(config))
-    _engines(rows, [], as_json=as_json)
-
-
-@engines.command("verify")
-def verify_engines(config: ConfigFile, as_json: AsJson = False) -> None:
-    """Check that every engine is the very file that this appliance built."""
-    from appliance.services.engine_commands import verify
-
-    with problems_as_lines():
-        rows, problems = verify(load(config))
-    _engines(rows, problems, as_json=as_json)
-
-
-@engines.command("prune")
-def prune_engines(
-    config: ConfigFile,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-) -> None:
-    """Delete engines that nothing can use any more: of other models, libraries, profiles, or not ours."""
-    from appliance.services.engine_commands import prune
-
-    with problems_as_lines():
-        rows = prune(load(config), dry_run=dry_run)
-    for row in rows:
-        typer.echo(f"{row['engine']}: {row['detail']}")
-    typer.echo(f"{len(rows)} engines {'would be ' if dry_run else ''}deleted")
-
-
-def _engines(rows: list[Row], problems: list[str], *, as_json: bool) -> None:
-    from appliance.services.engine_commands import COLUMNS
-    from appliance.services.report import table
-
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    elif rows:
-        print_tables([table("Engines", COLUMNS, rows)])
-    for problem in problems:
-        typer.echo(problem, err=True)
-    raise typer.Exit(1 if problems else 0)
-
-
-def _intervene(
-    word: str,
-    config: Path,
-    ids: list[int] | None,
-    destination: str | None,
-    states: tuple[str, ...] | None,
-    reason: str,
-) -> None:
-    from appliance.journal.interventions import Intervention, Selection
-    from appliance.services.interventions import intervene
-
-    intervention = Intervention(word)
-    if bool(ids) == (destination is not None):
-        raise typer.BadParameter("name either deliveries by their id or one --destination")
-    if intervention is not Intervention.RETRY and not reason.strip():
-        raise typer.BadParameter("must not be empty", param_hint="--reason")
-    chosen = (
-        Selection(ids=tuple(ids))
-        if ids
-        else Selection(destination=destination, states=states or ("pending",))
-    )
-    with problems_as_lines():
-        done = intervene(load(config), intervention, chosen, reason.strip())
-    for problem in done.problems:
-        typer.echo(problem, err=True)
-    typer.echo(f"{word}: {done.changed} deliveries")
-    raise typer.Exit(1 if done.problems else 0)
 
 
 def _work(name: str, config_path: Path, serve: Callable[[Config, Process], None]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH_OF_FILES = 160
+
+Report = TypeVar("Report")
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The configuration file.", show_default=False)
@@ -41,13 +44,16 @@ def problems_as_lines(*, on_stderr: bool = True) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def print_tables(renderables: list[Table]) -> None:
-    """Print tables on standard output."""
+def print_report(report: Report, tables: Callable[[Report], list[Table]], *, as_json: bool) -> None:
+    """Print a report on standard output, as JSON or as tables; an empty one makes no table."""
     from rich.console import Console
 
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
     # In a terminal a table fits its width; in a file or a pipe nothing is cut off.
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
-    for renderable in renderables:
-        console.print(renderable)
+    for table in tables(report) if report else ():
+        console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from appliance.commands.options import (
     ConfigFile,
     Identifiers,
     Reason,
-    print_tables,
+    print_report,
     problems_as_lines,
 )
 from appliance.config.load import load
@@ -32,10 +31,7 @@ def list_results(
 
     with problems_as_lines():
         rows = list_answers(load(config), identifiers=identifiers, limit=limit)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    elif rows:
-        print_tables([answers_table(rows)])
+    print_report(rows, lambda found: [answers_table(found)], as_json=as_json)
 
 
 @app.command("retract")
