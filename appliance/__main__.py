@@ -38,7 +38,7 @@ app.add_typer(results.app, name="results")
 def run(config: ConfigFile) -> None:
     """Run the whole appliance in the foreground until SIGTERM."""
     from appliance.observe import log
-    from appliance.services.preflight import check as check_before
+    from appliance.services.administration.preflight import check as check_before
     from appliance.services.supervise import run as supervise
 
     with problems_as_lines():
@@ -55,7 +55,7 @@ def receive(
     number: Annotated[int, typer.Option(min=1, help="Which of `listener.processes` this is.")] = 1,
 ) -> None:
     """Run only one process that receives images."""
-    from appliance.services.receive import serve
+    from appliance.services.receiving.receive import serve
 
     _work("receive" if number == 1 else f"receive-{number}", config, serve)
 
@@ -63,7 +63,7 @@ def receive(
 @app.command()
 def plan(config: ConfigFile) -> None:
     """Run only the process that decides which models take a series."""
-    from appliance.services.plan import serve
+    from appliance.services.planning.plan import serve
 
     _work("plan", config, serve)
 
@@ -71,7 +71,7 @@ def plan(config: ConfigFile) -> None:
 @app.command()
 def infer(config: ConfigFile) -> None:
     """Run only the process that runs the models."""
-    from appliance.services.infer import serve
+    from appliance.services.inference.infer import serve
 
     _work("infer", config, serve)
 
@@ -79,7 +79,7 @@ def infer(config: ConfigFile) -> None:
 @app.command()
 def forward(config: ConfigFile) -> None:
     """Run only the process that sends to the destinations."""
-    from appliance.services.forward import serve
+    from appliance.services.forwarding.forward import serve
 
     _work("forward", config, serve)
 
@@ -87,7 +87,7 @@ def forward(config: ConfigFile) -> None:
 @app.command()
 def monitor(config: ConfigFile) -> None:
     """Run only the process that serves metrics and health."""
-    from appliance.services.monitor import serve
+    from appliance.services.monitoring.monitor import serve
 
     _work("monitor", config, serve)
 
@@ -95,7 +95,7 @@ def monitor(config: ConfigFile) -> None:
 @app.command()
 def check(config: ConfigFile) -> None:
     """Check the configuration and all that it refers to without starting anything; explain the rules."""
-    from appliance.services.preflight import check as check_before
+    from appliance.services.administration.preflight import check as check_before
     from appliance.services.routing import explain
 
     with problems_as_lines(on_stderr=False):
@@ -108,7 +108,7 @@ def check(config: ConfigFile) -> None:
 @app.command()
 def status(config: ConfigFile, as_json: AsJson = False) -> None:
     """Show series, jobs and deliveries by state, and why models skipped series."""
-    from appliance.services.report import status_report, status_tables
+    from appliance.services.administration.report import status_report, status_tables
 
     with problems_as_lines():
         report = status_report(load(config))
@@ -118,7 +118,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> None:
 @app.command()
 def models(config: ConfigFile, as_json: AsJson = False) -> None:
     """List the model packages, their checksums and the runtime that each will use."""
-    from appliance.services.report import models_report, models_table
+    from appliance.services.administration.report import models_report, models_table
 
     with problems_as_lines():
         report = models_report(load(config))
@@ -128,7 +128,7 @@ def models(config: ConfigFile, as_json: AsJson = False) -> None:
 @app.command("conformance")
 def conformance_statement(config: ConfigFile) -> None:
     """Print the DICOM conformance statement of this configuration, as Markdown."""
-    from appliance.services.conformance_statement import statement
+    from appliance.services.administration.conformance_statement import statement
 
     with problems_as_lines():
         text = statement(load(config), config.name)

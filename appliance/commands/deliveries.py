@@ -36,8 +36,8 @@ def list_deliveries(
     """List deliveries: by default all that are not done."""
     from appliance.domain.states import DELIVERY
     from appliance.journal.interventions import Selection
-    from appliance.services.interventions import deliveries_table
-    from appliance.services.interventions import list_deliveries as listed
+    from appliance.services.administration.interventions import deliveries_table
+    from appliance.services.administration.interventions import list_deliveries as listed
 
     states = tuple(state or ("pending", "sending", "rejected"))
     unknown = sorted(set(states) - set(DELIVERY.states))
@@ -59,8 +59,8 @@ def show_delivery(
     as_json: AsJson = False,
 ) -> None:
     """Show one delivery and all that happened to it: the audit trail."""
-    from appliance.services.interventions import deliveries_table, history_table
-    from appliance.services.interventions import show_delivery as shown
+    from appliance.services.administration.interventions import deliveries_table, history_table
+    from appliance.services.administration.interventions import show_delivery as shown
 
     with problems_as_lines():
         report = shown(load(config), delivery, identifiers=identifiers)
@@ -105,7 +105,7 @@ def _intervene(
     reason: str,
 ) -> None:
     from appliance.journal.interventions import Intervention, Selection
-    from appliance.services.interventions import intervene
+    from appliance.services.administration.interventions import intervene
 
     intervention = Intervention(word)
     if bool(ids) == (destination is not None):

@@ -10,7 +10,7 @@ from appliance.commands.options import AsJson, ConfigFile, print_report, problem
 from appliance.config.load import load
 
 if TYPE_CHECKING:
-    from appliance.services.report import Row
+    from appliance.services.administration.report import Row
 
 app = typer.Typer(help="Build engines for GPUs, and look after those that were built.")
 
@@ -31,7 +31,7 @@ def build_engines(
 ) -> None:
     """Build engines, and activate those that answer on this machine's GPU as ONNX Runtime does."""
     from appliance.runtime.trt_library import FLAVOURS
-    from appliance.services.engine_commands import build
+    from appliance.services.administration.engine_commands import build
 
     flavour = next((known for known in FLAVOURS if known == runtime), None)
     if runtime is not None and flavour is None:
@@ -52,7 +52,7 @@ def build_engines(
 @app.command("list")
 def list_engines(config: ConfigFile, as_json: AsJson = False) -> None:
     """List engines: for which GPU, whether they may run, and how near ONNX Runtime they are."""
-    from appliance.services.engine_commands import listed
+    from appliance.services.administration.engine_commands import listed
 
     with problems_as_lines():
         rows = listed(load(config))
@@ -62,7 +62,7 @@ def list_engines(config: ConfigFile, as_json: AsJson = False) -> None:
 @app.command("verify")
 def verify_engines(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check that every engine is the very file that this appliance built."""
-    from appliance.services.engine_commands import verify
+    from appliance.services.administration.engine_commands import verify
 
     with problems_as_lines():
         rows, problems = verify(load(config))
@@ -75,7 +75,7 @@ def prune_engines(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Delete engines that nothing can use any more: of other models, libraries, profiles, or not ours."""
-    from appliance.services.engine_commands import prune
+    from appliance.services.administration.engine_commands import prune
 
     with problems_as_lines():
         rows = prune(load(config), dry_run=dry_run)
@@ -85,8 +85,8 @@ def prune_engines(
 
 
 def _engines(rows: list[Row], problems: list[str], *, as_json: bool) -> None:
-    from appliance.services.engine_commands import COLUMNS
-    from appliance.services.report import table
+    from appliance.services.administration.engine_commands import COLUMNS
+    from appliance.services.administration.report import table
 
     print_report(rows, lambda found: [table("Engines", COLUMNS, found)], as_json=as_json)
     for problem in problems:

@@ -27,7 +27,7 @@ def list_results(
     as_json: AsJson = False,
 ) -> None:
     """List the answers of triage models, the newest first."""
-    from appliance.services.retraction import answers_table, list_answers
+    from appliance.services.administration.retraction import answers_table, list_answers
 
     with problems_as_lines():
         rows = list_answers(load(config), identifiers=identifiers, limit=limit)
@@ -43,7 +43,7 @@ def retract(
     reason: Reason,
 ) -> None:
     """Take an answer back wherever it was told, and drop what still waits of it."""
-    from appliance.services.retraction import retract as take_back
+    from appliance.services.administration.retraction import retract as take_back
 
     if not reason.strip():
         raise typer.BadParameter("must not be empty", param_hint="--reason")

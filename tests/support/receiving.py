@@ -17,7 +17,7 @@ from appliance.config.load import load
 from appliance.network.limits import Limits
 from appliance.observe import exposition, log
 from appliance.observe.process import Process
-from appliance.services.receive import serve
+from appliance.services.receiving.receive import serve
 from tests.support.processes import ROOT, free_port, listens, stop, wait_until
 from tests.support.running import ENVIRONMENT, RunningAppliance
 

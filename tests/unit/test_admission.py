@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from appliance.services.admission import OpenAssociations, Peer
+from appliance.services.receiving.admission import OpenAssociations, Peer
 
 CT: Peer = ("CT", "10.0.0.1")
 MR: Peer = ("MR", "10.0.0.2")

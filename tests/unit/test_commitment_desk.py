@@ -22,8 +22,8 @@ from appliance.domain.types import Origin
 from appliance.network.acceptor import TEMPORARY_CONGESTION
 from appliance.network.commitment import answer_report, answer_request, report_commitment
 from appliance.network.requestor import Peer
-from appliance.services.indexing import Indexer
-from appliance.services.receive import Receiver
+from appliance.services.receiving.indexing import Indexer
+from appliance.services.receiving.receive import Receiver
 from appliance.services.storage import Storage
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

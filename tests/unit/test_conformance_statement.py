@@ -10,8 +10,8 @@ from pynetdicom import build_context
 from appliance.config.load import load
 from appliance.network.negotiation import PREFERRED_SYNTAXES, storage_contexts
 from appliance.results import WRITERS
-from appliance.services import conformance_network, conformance_statement
-from appliance.services.conformance_objects import made_objects
+from appliance.services.administration import conformance_network, conformance_statement
+from appliance.services.administration.conformance_objects import made_objects
 
 
 def section(text: str, heading: str) -> str:
@@ -20,7 +20,7 @@ def section(text: str, heading: str) -> str:
 
 
 def test_the_document_is_that_of_the_code() -> None:
-    """Run `python -m appliance.services.conformance_statement` and commit, if this fails."""
+    """Run `python -m appliance.services.administration.conformance_statement` and commit, if this fails."""
     assert conformance_statement.DOCUMENT.read_text(encoding="utf-8") == conformance_statement.reference()
 
 

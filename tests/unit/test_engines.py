@@ -27,10 +27,10 @@ from appliance.runtime.engine_worker import Request, work
 from appliance.runtime.onnx import NAME, OnnxRunner
 from appliance.runtime.trt import EngineRunner
 from appliance.runtime.trt_library import Library, Messages
-from appliance.services.engine_commands import listed, prune, verify
-from appliance.services.engines import Machine, choose, chosen, engine_key, superfluous
+from appliance.services.administration.engine_commands import listed, prune, verify
+from appliance.services.inference.engines import Machine, choose, chosen, engine_key, superfluous
+from appliance.services.inference.runners import ModelRunner, ModelRunners
 from appliance.services.packages import Package, load_packages
-from appliance.services.runners import ModelRunner, ModelRunners
 from tests.result_samples import IDENTITY
 from tests.support.processes import ROOT, free_port
 from tests.support.running import ENVIRONMENT

@@ -19,9 +19,9 @@ from appliance.domain.types import Postponed, Refused, SendResult, Stored
 from appliance.journal import deliveries, summary
 from appliance.journal.instances import record
 from appliance.observe import metrics
-from appliance.services import forward
-from appliance.services.forward import Line
-from appliance.services.ledger import Ledger
+from appliance.services.forwarding import forward
+from appliance.services.forwarding.forward import Line
+from appliance.services.forwarding.ledger import Ledger
 from appliance.services.storage import Storage
 from tests.journal_samples import artifact, image
 from tests.support.processes import wait_until
@@ -145,7 +145,7 @@ def test_a_study_arrives_in_order(forwarder: Forwarder) -> None:
 def test_what_comes_leaves_at_once_and_the_connection_is_let_go_of_later(
     forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.services.sending.LINGER_S", 0.3)
+    monkeypatch.setattr("appliance.services.forwarding.sending.LINGER_S", 0.3)
     forwarder.start()
     time.sleep(0.2)
     began = time.monotonic()
@@ -325,7 +325,7 @@ def test_a_stop_ends_after_the_present_object_and_puts_the_others_back(forwarder
 def test_a_journal_that_is_locked_for_a_while_loses_nothing(
     forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.services.ledger._RETRY_S", 0.1)
+    monkeypatch.setattr("appliance.services.forwarding.ledger._RETRY_S", 0.1)
     blocked = threading.Event()
     write = forwarder.storage.journal.write
 

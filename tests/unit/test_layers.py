@@ -23,6 +23,9 @@ LAYERS = (
 )
 LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}
 
+# In `services`: the processes, which do not know each other. `administration` may ask any of them.
+PROCESSES = {"receiving", "planning", "inference", "forwarding", "monitoring"}
+
 # Third-party packages that one package alone may know.
 ONLY_IN = {
     "pynetdicom": "network",
@@ -81,6 +84,8 @@ def problem(found: Import) -> str | None:
         if found.package == "domain" and imported[0] not in sys.stdlib_module_names:
             return f"{found.place}: appliance/domain imports {imported[0]}, not of the standard library"
         return None
+    if imported[1:2] == ["services"] == [found.package]:
+        return process_problem(found)
     if len(imported) == 1 or imported[1] == found.package:
         return None
     if imported[1] not in LAYER_OF:
@@ -88,6 +93,16 @@ def problem(found: Import) -> str | None:
     if LAYER_OF[imported[1]] >= LAYER_OF[found.package]:
         return f"{found.place}: {found.package} imports {imported[1]}, which is not below it"
     return None
+
+
+def process_problem(found: Import) -> str | None:
+    """Which rule an import within `services` breaks, or None."""
+    importer, imported = found.importer.split(".")[2:], found.imported.split(".")[2:]
+    if not importer or not imported or imported[0] not in PROCESSES | {"administration"}:
+        return None
+    if importer[0] in ("administration", imported[0]):
+        return None
+    return f"{found.place}: {found.importer} imports {found.imported}, which belongs to another process"
 
 
 FILES = sorted((ROOT / "appliance").rglob("*.py"))
@@ -108,6 +123,11 @@ def test_imports_point_downwards() -> None:
     ("file", "line", "fault"),
     [
         ("domain/a.py", "import numpy", "standard library"),
+        ("services/planning/a.py", "from appliance.services.inference import b", "another process"),
+        ("services/storage.py", "from appliance.services.planning.plan import b", "another process"),
+        ("services/planning/a.py", "from appliance.services.administration.b import c", "another process"),
+        ("services/administration/a.py", "from appliance.services.inference.b import c", None),
+        ("services/planning/a.py", "from appliance.services.storage import Storage", None),
         ("domain/a.py", "import appliance.spool", "not below it"),
         ("journal/a.py", "from appliance.spool import store", "not below it"),
         ("journal/a.py", "from appliance import spool", "not below it"),

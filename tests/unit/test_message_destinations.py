@@ -21,7 +21,7 @@ from appliance.domain.errors import Misconfigured, TryAgain
 from appliance.domain.types import Delivery, Postponed, Priority, Refused, SendResult, Stored
 from appliance.results.messages import CannotTell, message_writer
 from appliance.results.notification import Notification
-from appliance.services.preflight import check
+from appliance.services.administration.preflight import check
 from appliance.spool.store import Spool
 from tests.message_samples import NEGATIVE, NOTIFICATION
 from tests.support.certificates import certificates

@@ -19,7 +19,7 @@ from appliance.models.manifest import TriageTask, load_manifest
 from appliance.results.notification import Notification, Order, Patient, notification
 from appliance.results.ups_workitem import UPS_PUSH, workitem
 from appliance.results.webhook_message import finding_document
-from appliance.services.messenger import is_due
+from appliance.services.inference.messenger import is_due
 from tests.dicom_samples import CtSeries
 from tests.message_samples import NEGATIVE, NOTIFICATION
 from tests.result_samples import ACR_3, IDENTITY, findings, produce, sample_volume

@@ -194,7 +194,7 @@ import logging, sys, threading, warnings
 from appliance.domain.errors import GiveUp
 from appliance.observe import log
 log.configure("receive", "info")
-own = logging.getLogger("appliance.services.receive")
+own = logging.getLogger("appliance.services.receiving.receive")
 own.debug("not shown")
 own.info("stored", extra={"series": log.hashed("1.2.3"), "size": 7})
 logging.getLogger("pynetdicom.assoc").error("Requestor DOE^JANE")

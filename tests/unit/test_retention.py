@@ -23,9 +23,9 @@ from appliance.journal import commitments, instances, jobs, series, summary
 from appliance.journal.database import move
 from appliance.journal.instances import Recorded
 from appliance.journal.series import NewJob, Skip
-from appliance.services.indexing import Indexer, recover
-from appliance.services.plan import Planner
-from appliance.services.retention import Retention
+from appliance.services.planning.plan import Planner
+from appliance.services.planning.retention import Retention
+from appliance.services.receiving.indexing import Indexer, recover
 from appliance.services.storage import Storage
 from appliance.spool.store import Spool
 from tests.dicom_samples import CtSeries, write_series

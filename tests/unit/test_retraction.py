@@ -26,7 +26,7 @@ from appliance.journal.database import Journal
 from appliance.journal.jobs import Result
 from appliance.journal.messages import Message
 from appliance.results.messages import message_writer
-from appliance.services.messenger import is_due
+from appliance.services.inference.messenger import is_due
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 from tests.dicom_samples import CtSeries

@@ -34,7 +34,7 @@ from appliance.runtime.cuda import Device, Slot, wait_until
 from appliance.runtime.engine_worker import profiles_as_plain, profiles_from_plain, read_golden
 from appliance.runtime.onnx import NAME, OnnxRunner
 from appliance.runtime.parity import PERTURBATIONS, compare
-from appliance.services.engines import profiles_of
+from appliance.services.inference.engines import profiles_of
 
 ENGINES = Path(__file__).resolve().parents[2] / "engines"
 MODELS = ("ct-denoise", "head-ct-triage")

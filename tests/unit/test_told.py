@@ -21,8 +21,8 @@ from appliance.journal.messages import Message
 from appliance.journal.series import NewJob
 from appliance.observe import metrics
 from appliance.results.notification import Notification
-from appliance.services.alarm import Alarm
-from appliance.services.messenger import Messenger
+from appliance.services.inference.messenger import Messenger
+from appliance.services.monitoring.alarm import Alarm
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 from tests.journal_samples import claimed_job, decide, image, open_journal, planned_job

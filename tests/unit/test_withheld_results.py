@@ -21,7 +21,7 @@ from appliance.journal.database import Journal
 from appliance.observe.metrics import REGISTRY
 from appliance.observe.process import Process
 from appliance.results import Produced
-from appliance.services.infer import Answer, Inference
+from appliance.services.inference.infer import Answer, Inference
 from appliance.services.storage import Storage
 from tests.dicom_samples import CtSeries
 from tests.journal_samples import claimed_job, open_journal, planned_job

@@ -16,9 +16,9 @@ from appliance.domain.types import SendResult, Stored
 from appliance.journal import deliveries
 from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import Journal
-from appliance.services.circuit import CircuitBreaker
-from appliance.services.ledger import Ledger
-from appliance.services.sending import Worker
+from appliance.services.forwarding.circuit import CircuitBreaker
+from appliance.services.forwarding.ledger import Ledger
+from appliance.services.forwarding.sending import Worker
 from appliance.services.storage import Storage
 from tools.benchmarks.report import Report, Result
 

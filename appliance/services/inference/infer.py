@@ -32,12 +32,12 @@ from appliance.results import Order, Produced, write, write_unanalysed
 from appliance.results.conformance import sources_of
 from appliance.results.notification import Notification, notification
 from appliance.runtime.base import DeviceFault
-from appliance.services.messenger import Messenger
-from appliance.services.origin import identity_of
-from appliance.services.outgoing import WITHHELD, Withheld, examine, numbering, sentence, spooled
+from appliance.services.inference.messenger import Messenger
+from appliance.services.inference.origin import identity_of
+from appliance.services.inference.outgoing import WITHHELD, Withheld, examine, numbering, sentence, spooled
+from appliance.services.inference.runners import ModelRunners
 from appliance.services.packages import Package, load_packages
 from appliance.services.routing import Source, results_to
-from appliance.services.runners import ModelRunners
 from appliance.services.storage import Storage
 
 _LOOK_S = 2.0

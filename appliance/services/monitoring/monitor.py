@@ -29,7 +29,7 @@ from appliance.journal import summary
 from appliance.journal.database import Journal
 from appliance.observe import exposition, metrics
 from appliance.observe.process import Process
-from appliance.services.alarm import Alarm
+from appliance.services.monitoring.alarm import Alarm
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from appliance.config.schema import Config
 from appliance.domain.errors import ApplianceError, GiveUp, Misconfigured
 from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore, NotOurs
 from appliance.runtime.trt_library import FLAVOURS, Flavour
-from appliance.services.engines import (
+from appliance.services.administration.report import Row
+from appliance.services.inference.engines import (
     Machine,
     Say,
     engine_key,
@@ -18,7 +19,6 @@ from appliance.services.engines import (
     target_here,
 )
 from appliance.services.packages import Package, load_packages
-from appliance.services.report import Row
 
 COLUMNS = ["engine", "model", "runtime", "target", "verdict", "detail"]
 

@@ -20,7 +20,7 @@ from appliance.journal.database import Journal, UnknownAggregate
 from appliance.journal.interventions import Entry, Intervention, NotPossible, Selection
 from appliance.observe.log import hashed
 from appliance.observe.process import ring
-from appliance.services.report import Row, table
+from appliance.services.administration.report import Row, table
 
 _TOGETHER = 200  # changes in one transaction: the receiver and the forwarder write too
 _NO_LOGIN = 2**32 - 1

@@ -16,9 +16,9 @@ from appliance.domain.policy import PROBE_MAXIMUM_S, backoff_s
 from appliance.domain.types import Delivery, SendResult
 from appliance.journal import deliveries
 from appliance.observe import metrics
-from appliance.services.batch import Batch
-from appliance.services.circuit import CircuitBreaker, Permit
-from appliance.services.ledger import Ledger
+from appliance.services.forwarding.batch import Batch
+from appliance.services.forwarding.circuit import CircuitBreaker, Permit
+from appliance.services.forwarding.ledger import Ledger
 from appliance.services.looker import LOOK_S, RungThread
 from appliance.services.storage import Storage
 

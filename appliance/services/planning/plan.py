@@ -20,7 +20,7 @@ from appliance.observe import metrics
 from appliance.observe.log import hashed
 from appliance.observe.process import Process, ring
 from appliance.services.packages import Package, load_packages
-from appliance.services.retention import Retention
+from appliance.services.planning.retention import Retention
 from appliance.services.storage import Storage
 
 _TICK_S = 0.25  # while a series is open

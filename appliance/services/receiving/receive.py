@@ -37,9 +37,9 @@ from appliance.network.reception import Reply, StoreRequest
 from appliance.network.tls import server_context
 from appliance.observe import metrics
 from appliance.observe.process import Process
-from appliance.services.admission import OpenAssociations, peer_of
 from appliance.services.commitment_desk import CommitmentDesk
-from appliance.services.indexing import Indexer, make_instance, recover
+from appliance.services.receiving.admission import OpenAssociations, peer_of
+from appliance.services.receiving.indexing import Indexer, make_instance, recover
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES, Draft, Spool
 

@@ -14,13 +14,13 @@ from appliance.domain.policy import CircuitState, backoff_s
 from appliance.journal import deliveries, summary, transactions
 from appliance.observe import metrics
 from appliance.observe.process import Process
-from appliance.services.circuit import CircuitBreaker
 from appliance.services.commitment_desk import CommitmentDesk
-from appliance.services.commitment_report import Reporter
-from appliance.services.commitment_request import Asker
-from appliance.services.ledger import Ledger
+from appliance.services.forwarding.circuit import CircuitBreaker
+from appliance.services.forwarding.commitment_report import Reporter
+from appliance.services.forwarding.commitment_request import Asker
+from appliance.services.forwarding.ledger import Ledger
+from appliance.services.forwarding.sending import Worker
 from appliance.services.looker import LOOK_S, Looker, RungThread
-from appliance.services.sending import Worker
 from appliance.services.storage import Storage
 
 _DRAIN_S = 30.0

@@ -1,7 +1,7 @@
 """The DICOM conformance statement of a configuration, in the outline of PS3.2 annex N.
 
-Its tables are made from what runs: negotiation, statuses, writers. `python -m
-appliance.services.conformance_statement` in the repository writes that of the reference configuration.
+Its tables are made from what runs: negotiation, statuses, writers. In the repository,
+`python -m appliance.services.administration.conformance_statement` writes that of the reference.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from appliance.network.commitment import PUSH_MODEL
 from appliance.network.requestor import MAXIMUM_CONTEXTS
 from appliance.results import SIMPLER_WRITERS, UNANALYSED_WRITERS, WRITERS
 from appliance.results.ups_workitem import UPS_PUSH
-from appliance.services import conformance_network as network
-from appliance.services.conformance_network import name_of, table
-from appliance.services.conformance_objects import MadeObject, made_objects
+from appliance.services.administration import conformance_network as network
+from appliance.services.administration.conformance_network import name_of, table
+from appliance.services.administration.conformance_objects import MadeObject, made_objects
 from appliance.services.packages import load_packages
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs" / "conformance.md"
 REFERENCE = ROOT / "config" / "site.yaml"
 

@@ -12,8 +12,8 @@ from appliance.domain.types import Delivery, Postponed, Refused, SendResult, Sto
 from appliance.journal import deliveries, substitutes
 from appliance.observe import metrics
 from appliance.observe.log import hashed
-from appliance.services.circuit import CircuitBreaker
-from appliance.services.ledger import Ledger
+from appliance.services.forwarding.circuit import CircuitBreaker
+from appliance.services.forwarding.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 

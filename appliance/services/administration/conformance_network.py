@@ -17,7 +17,8 @@ from appliance.domain.types import Postponed, Refused, SendResult, Stored
 from appliance.network import acceptor, commitment
 from appliance.network.limits import Limits
 from appliance.network.negotiation import PREFERRED_SYNTAXES, is_storage
-from appliance.services import commitment_desk, receive
+from appliance.services import commitment_desk
+from appliance.services.receiving import receive
 
 _STATUSES = 1 << 16
 

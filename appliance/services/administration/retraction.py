@@ -32,9 +32,9 @@ from appliance.results.retraction import (
     retracting_message,
     retracting_report,
 )
-from appliance.services.interventions import operator
-from appliance.services.outgoing import Withheld, examine, numbering, sentence, spooled
-from appliance.services.report import Row, table
+from appliance.services.administration.interventions import operator
+from appliance.services.administration.report import Row, table
+from appliance.services.inference.outgoing import Withheld, examine, numbering, sentence, spooled
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 

@@ -21,7 +21,7 @@ from appliance.runtime.cuda import Device
 from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore
 from appliance.runtime.onnx import OnnxRunner
 from appliance.runtime.trt import EngineRunner
-from appliance.services.engines import Machine, choose, make_ready, profiles_in, survey
+from appliance.services.inference.engines import Machine, choose, make_ready, profiles_in, survey
 from appliance.services.packages import Package
 
 _MIB = 1 << 20

@@ -140,7 +140,7 @@ def models_report(config: Config) -> list[Row]:
         Misconfigured: a package is missing or damaged.
     """
     from appliance.runtime.onnx import preferred_name
-    from appliance.services.engines import chosen, survey
+    from appliance.services.inference.engines import chosen, survey
 
     machine = survey()
     rows: list[Row] = []

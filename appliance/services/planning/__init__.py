@@ -1,0 +1,1 @@
+"""The process that decides what is analysed, and what may leave the spool."""
