@@ -2,35 +2,32 @@
 
     python -m tools.train.head_ct_triage --out engines/head-ct-triage/model.onnx
 
-Prints the operating point for `model.yaml`. Neither the held-out phantoms (`tools.simulate.head_series`)
-nor any real image takes part.
+A run that was stopped goes on with `--resume`, and ends as it would have. Prints the operating point
+for `model.yaml`. Neither the held-out phantoms (`tools.simulate.head_series`) nor any real image takes
+part.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import json
-import math
 import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from appliance.models.tasks.head_alignment import AlignedHead, align_head, to_grid
 from appliance.models.tasks.triage import inputs_of
-from tools.simulate.head_rendering import PIXEL_MM, render
-from tools.simulate.head_shapes import Array
-from tools.simulate.head_slices import HeadSlice, draw_slice
+from tools.train import checkpoint
 from tools.train.head_ct_triage_net import Channels, Network, Triage
+from tools.train.head_ct_triage_run import Run, batch_of
+from tools.train.head_ct_triage_samples import Source, Training
 
 MODEL_ID, VERSION = "head-ct-triage", "0.1.0"
 OPSET = 17
@@ -40,171 +37,25 @@ INTENDED_USE = (
 )
 
 
-@dataclass(frozen=True)
-class Training:
-    """What defines a training run; its SHA-256 is written into the model file."""
+def train(how: Training, file: Path, every: int, *, resume: bool) -> tuple[Channels, Network]:
+    """Train, noting every so many steps in `file` where the run stands; with `resume`, go on from there.
 
-    steps: int = 400
-    batch: int = 24
-    fresh_per_step: int = 8
-    pool: int = 640
-    slices: int = 256
-    new_slice: float = 0.5
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
-    average: float = 0.995
-    visible_pixels: int = 25
-    visible_contrast: float = 0.1
-    calibration_slices: int = 960
-    specificity: float = 0.99
-    seed: int = 1
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An aligned slice, where its blood is, and whether its label is certain enough to learn from."""
-
-    head: AlignedHead
-    blood: Array
-    bleeds: bool
-    certain: bool
-
-
-class Source:
-    """Draws samples; each anatomy is scanned about twice, each time as if by another scanner."""
-
-    def __init__(self, how: Training, seed: int) -> None:
-        self._how = how
-        self._rng = np.random.default_rng([seed, 77])
-        self._slices: list[HeadSlice] = []
-
-    def sample(self) -> Sample:
-        """A fresh scan of a slice."""
-        while True:
-            hu, blood = render(*self._anatomy(), self._rng)
-            head = align_head(hu, (PIXEL_MM, PIXEL_MM))
-            if head is not None:
-                return self._label(head, to_grid(blood, head))
-
-    def _anatomy(self) -> tuple[Array, Array]:
-        if len(self._slices) < self._how.slices:
-            self._slices.append(draw_slice(self._rng))
-            chosen = self._slices[-1]
-        else:
-            index = int(self._rng.integers(len(self._slices)))
-            if self._rng.random() < self._how.new_slice:
-                self._slices[index] = draw_slice(self._rng)
-            chosen = self._slices[index]
-        return chosen.hu, chosen.blood
-
-    def _label(self, head: AlignedHead, blood: Array) -> Sample:
-        """A bleed that nobody could see must not be taught as one, nor as its absence."""
-        area = int((blood > 0.5).sum())
-        certain = True
-        if area:
-            contrast = float(head.hu[blood > 0.5].mean()) - head.levels.median
-            reach = max(head.levels.high - head.levels.median, 12.0)
-            visible = contrast / reach > self._how.visible_contrast
-            certain = area >= self._how.visible_pixels and visible
-        return Sample(head, blood, area > 0, certain)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the network sees (b, CHANNELS, h, w), blood at half resolution, labels and their certainty."""
-
-    channels: Tensor
-    blood: Tensor
-    bleeds: Tensor
-    certain: Tensor
-
-    def pick(self, rows: Tensor) -> Batch:
-        """Some of the samples."""
-        return Batch(self.channels[rows].float(), self.blood[rows], self.bleeds[rows], self.certain[rows])
-
-    def put(self, rows: Tensor, other: Batch) -> None:
-        """Replace samples."""
-        self.channels[rows] = other.channels.to(self.channels.dtype)
-        self.blood[rows], self.bleeds[rows], self.certain[rows] = other.blood, other.bleeds, other.certain
-
-
-def batch_of(samples: list[Sample], channels: Channels) -> Batch:
-    """Stack samples as the network takes them."""
-    heads = inputs_of([sample.head for sample in samples])
-    blood = torch.from_numpy(np.stack([sample.blood for sample in samples])[:, None].astype(np.float32))
-    with torch.no_grad():
-        seen = channels(*(torch.from_numpy(heads[name]) for name in ("hu", "hull", "levels")))
-    return Batch(
-        channels=seen,
-        blood=functional.avg_pool2d(blood, 2),
-        bleeds=torch.tensor([[float(sample.bleeds)] for sample in samples]),
-        certain=torch.tensor([[float(sample.certain)] for sample in samples]),
-    )
-
-
-def loss_of(evidence: Tensor, logit: Tensor, batch: Batch) -> Tensor:
-    """Pixel-wise and overlap loss on the evidence, softened classification loss on certain labels."""
-    blood, weight = batch.blood, batch.certain
-    pixels = functional.binary_cross_entropy_with_logits(evidence, blood, pos_weight=torch.tensor(3.0))
-    found = torch.sigmoid(evidence)
-    both = (found * blood).sum(dim=(1, 2, 3))
-    overlap = (2 * both + 5) / ((found + blood).sum(dim=(1, 2, 3)) + 5)
-    label = batch.bleeds * 0.96 + 0.02
-    whole = functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
-    return 5 * pixels + 0.5 * (1 - overlap).mean() + (whole * weight).mean()
-
-
-def train(how: Training) -> tuple[Channels, Network]:
-    """Train with AdamW, a cosine schedule and a running average of the weights."""
-    torch.manual_seed(how.seed)
-    source, rng = Source(how, how.seed), np.random.default_rng(how.seed)
-    channels, network = Channels(), Network()
-    averaged = copy.deepcopy(network)
-    optimiser = torch.optim.AdamW(network.parameters(), how.learning_rate, weight_decay=how.weight_decay)
-    pool = batch_of([source.sample() for _ in range(how.batch)], channels)
-    pool = Batch(pool.channels.half(), pool.blood, pool.bleeds, pool.certain)
-    begun, recent = time.monotonic(), 0.0
-    for step in range(how.steps):
-        fresh = batch_of([source.sample() for _ in range(how.fresh_per_step)], channels)
-        pool = _refresh(pool, fresh, how.pool, rng)
-        batch = pool.pick(torch.from_numpy(rng.choice(len(pool.bleeds), how.batch, replace=False)))
-        ramp = min(1.0, (step + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * step / how.steps))
-        optimiser.param_groups[0]["lr"] = how.learning_rate * (ramp + 0.005)
-        evidence, logit, _ = network(batch.channels)
-        loss = loss_of(evidence, logit, batch)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        _average(averaged, network, min(how.average, (step + 1) / (step + 10)))
-        recent += float(loss.detach())
-        if step % 50 == 49:
-            _say(f"{step + 1} loss {recent / 50:.3f} {time.monotonic() - begun:.0f} s")
-            recent = 0.0
-    return channels.eval(), averaged.eval()
-
-
-def _refresh(pool: Batch, fresh: Batch, size: int, rng: np.random.Generator) -> Batch:
-    """Add samples to the pool, or replace some once it is full."""
-    count = len(fresh.bleeds)
-    if len(pool.bleeds) + count > size:
-        pool.put(torch.from_numpy(rng.choice(len(pool.bleeds), count, replace=False)), fresh)
-        return pool
-    return Batch(
-        torch.cat([pool.channels, fresh.channels.half()]),
-        torch.cat([pool.blood, fresh.blood]),
-        torch.cat([pool.bleeds, fresh.bleeds]),
-        torch.cat([pool.certain, fresh.certain]),
-    )
-
-
-def _average(averaged: Network, network: Network, decay: float) -> None:
-    with torch.no_grad():
-        for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-            if mean.dtype.is_floating_point:
-                mean.lerp_(value, 1.0 - decay)
-            else:
-                mean.copy_(value)
+    Raises:
+        FileNotFoundError, ValueError: `resume`, and the file is not there or is of another configuration.
+    """
+    run = Run(how)
+    if resume:
+        run.restore(checkpoint.read(file, asdict(how)))
+        _say(f"going on after step {run.step}")
+    begun, losses = time.monotonic(), []
+    while run.step < how.steps:
+        losses.append(run.advance())
+        if run.step % every == 0 or run.step == how.steps:
+            checkpoint.write(file, run.checkpoint())
+            seconds, mean = time.monotonic() - begun, sum(losses) / len(losses)
+            _say(checkpoint.progress_line(run.step, how.steps, len(losses), seconds, mean))
+            begun, losses = time.monotonic(), []
+    return run.channels.eval(), run.averaged.eval()
 
 
 @dataclass(frozen=True)
@@ -313,10 +164,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Training.steps)
     parser.add_argument("--seed", type=int, default=Training.seed)
+    parser.add_argument("--checkpoint", type=Path, default=Path("build/head-ct-triage-training.npz"))
+    parser.add_argument("--every", type=int, default=50, help="steps from one checkpoint to the next")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     how = Training(steps=arguments.steps, seed=arguments.seed)
-    channels, network = train(how)
+    channels, network = train(how, arguments.checkpoint, arguments.every, resume=arguments.resume)
     calibration = calibrate(channels, network, how)
     graph = Triage(
         channels, network, calibration.slope, calibration.shift, calibration.centre, calibration.precision

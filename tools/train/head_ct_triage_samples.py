@@ -1,0 +1,95 @@
+"""What `head-ct-triage` learns from: simulated slices, scanned, aligned and labelled. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.models.tasks.head_alignment import AlignedHead, align_head, to_grid
+from tools.simulate.head_rendering import PIXEL_MM, render
+from tools.simulate.head_shapes import Array
+from tools.simulate.head_slices import draw_slice
+
+
+@dataclass(frozen=True)
+class Training:
+    """What defines a training run; its SHA-256 is written into the model file."""
+
+    steps: int = 400
+    batch: int = 24
+    fresh_per_step: int = 8
+    pool: int = 640
+    slices: int = 256
+    new_slice: float = 0.5
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    average: float = 0.995
+    visible_pixels: int = 25
+    visible_contrast: float = 0.1
+    calibration_slices: int = 960
+    specificity: float = 0.99
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An aligned slice, where its blood is, and whether its label is certain enough to learn from."""
+
+    head: AlignedHead
+    blood: Array
+    bleeds: bool
+    certain: bool
+
+
+class Source:
+    """Draws samples; each anatomy is scanned about twice, each time as if by another scanner."""
+
+    def __init__(self, how: Training, seed: int) -> None:
+        self._how = how
+        self._rng = np.random.default_rng([seed, 77])
+        self._slices: list[tuple[Array, Array]] = []
+
+    def sample(self) -> Sample:
+        """A fresh scan of a slice."""
+        while True:
+            hu, blood = render(*self._anatomy(), self._rng)
+            head = align_head(hu, (PIXEL_MM, PIXEL_MM))
+            if head is not None:
+                return self._label(head, to_grid(blood, head))
+
+    def state(self) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """What the next sample depends on: the slices (n, 2, GRID, GRID; HU, blood), and the generator."""
+        slices = np.array(self._slices, np.float32) if self._slices else np.empty((0, 2, 1, 1), np.float32)
+        return slices, dict(self._rng.bit_generator.state)
+
+    def restore(self, slices: NDArray[np.float32], generator: dict[str, Any]) -> None:
+        """Go on where the source whose `state` this was would have."""
+        self._slices = [(hu, blood) for hu, blood in slices]
+        self._rng.bit_generator.state = generator
+
+    def _anatomy(self) -> tuple[Array, Array]:
+        if len(self._slices) < self._how.slices:
+            self._slices.append(self._draw())
+            return self._slices[-1]
+        index = int(self._rng.integers(len(self._slices)))
+        if self._rng.random() < self._how.new_slice:
+            self._slices[index] = self._draw()
+        return self._slices[index]
+
+    def _draw(self) -> tuple[Array, Array]:
+        drawn = draw_slice(self._rng)
+        return drawn.hu, drawn.blood
+
+    def _label(self, head: AlignedHead, blood: Array) -> Sample:
+        """A bleed that nobody could see must not be taught as one, nor as its absence."""
+        area = int((blood > 0.5).sum())
+        certain = True
+        if area:
+            contrast = float(head.hu[blood > 0.5].mean()) - head.levels.median
+            reach = max(head.levels.high - head.levels.median, 12.0)
+            visible = contrast / reach > self._how.visible_contrast
+            certain = area >= self._how.visible_pixels and visible
+        return Sample(head, blood, area > 0, certain)
