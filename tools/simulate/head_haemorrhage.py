@@ -24,14 +24,14 @@ PARENCHYMAL, SUBDURAL, EPIDURAL, SUBARACHNOID, INTRAVENTRICULAR, INFARCT = (
     "infarct",
 )
 _PLANS: tuple[tuple[tuple[str, ...], float], ...] = (
-    ((PARENCHYMAL,), 0.44),
-    ((SUBDURAL,), 0.12),
-    ((EPIDURAL,), 0.08),
-    ((SUBARACHNOID,), 0.08),
-    ((INTRAVENTRICULAR,), 0.10),
-    ((PARENCHYMAL, PARENCHYMAL), 0.04),
-    ((PARENCHYMAL, PARENCHYMAL, PARENCHYMAL), 0.02),
-    ((PARENCHYMAL, INTRAVENTRICULAR), 0.12),
+    ((PARENCHYMAL,), 0.32),
+    ((SUBDURAL,), 0.16),
+    ((EPIDURAL,), 0.10),
+    ((SUBARACHNOID,), 0.13),
+    ((INTRAVENTRICULAR,), 0.16),
+    ((PARENCHYMAL, PARENCHYMAL), 0.03),
+    ((PARENCHYMAL, PARENCHYMAL, PARENCHYMAL), 0.01),
+    ((PARENCHYMAL, INTRAVENTRICULAR), 0.09),
 )
 
 
@@ -197,9 +197,9 @@ def _ventricular(canvas: Canvas, side: float) -> Array:
     x, y = canvas.place
     pattern = rng.random()
     weight: Array = canvas.ventricles
-    if 0.35 < pattern < 0.7:  # settled in the dependent part
+    if 0.25 < pattern < 0.75:  # settled in the dependent part
         weight = weight * soft(y - draw(-0.1, 0.45), 0.01)
-    elif pattern >= 0.7:  # one side
+    elif pattern >= 0.75:  # one side
         weight = weight * soft(side * x + draw(-0.02, 0.1), 0.02) * soft(field(rng, 5) + 0.6, 0.2)
     if chance(rng, 0.4):
         weight = np.clip(1.15 * ndimage.gaussian_filter(weight, 0.7), 0, 1)

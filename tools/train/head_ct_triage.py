@@ -27,7 +27,7 @@ from appliance.models.tasks.triage import inputs_of
 from tools.train import checkpoint
 from tools.train.head_ct_triage_net import Channels, Network, Triage
 from tools.train.head_ct_triage_run import Run, batch_of
-from tools.train.head_ct_triage_samples import Source, Training
+from tools.train.head_ct_triage_samples import Operating, Source, Training
 
 MODEL_ID, VERSION = "head-ct-triage", "0.1.0"
 OPSET = 17
@@ -71,12 +71,12 @@ class Calibration:
     out_of_distribution: float
 
 
-def calibrate(channels: Channels, network: Network, how: Training) -> Calibration:
+def calibrate(channels: Channels, network: Network, how: Training, operating: Operating) -> Calibration:
     """Fit slope and shift (Platt), the feature statistics and the threshold on slices of another seed."""
     source = Source(how, how.seed + 1_000_003)
     logits, features, labels, certain = [], [], [], []
     with torch.no_grad():
-        for _ in range(how.calibration_slices // how.batch):
+        for _ in range(operating.slices // how.batch):
             batch = batch_of([source.sample() for _ in range(how.batch)], channels)
             _, logit, feature = network(batch.channels)
             logits.append(logit)
@@ -87,7 +87,7 @@ def calibrate(channels: Channels, network: Network, how: Training) -> Calibratio
     logit, label = torch.cat(logits)[keep, 0], torch.cat(labels)[keep, 0]
     slope, shift = _platt(logit, label)
     probability = torch.sigmoid(slope * logit + shift)
-    threshold = float(torch.quantile(probability[label == 0], how.specificity))
+    threshold = float(torch.quantile(probability[label == 0], operating.specificity))
     feature = torch.cat(features)
     centre = feature.mean(dim=0)
     covariance = torch.cov(feature.T)
@@ -120,7 +120,7 @@ def _platt(logit: Tensor, label: Tensor) -> tuple[float, float]:
     return float(parameters[0].detach()), float(parameters[1].detach())
 
 
-def export(graph: Triage, how: Training, calibration: Calibration, path: Path) -> None:
+def export(graph: Triage, how: Training, operating: Operating, calibration: Calibration, path: Path) -> None:
     """Write the graph as ONNX, with the metadata that says where it came from."""
     head = inputs_of([Source(how, 0).sample().head])
     names = {name: {0: "batch"} for name in ("hu", "hull", "levels", "probability", "heat", "distance")}
@@ -138,7 +138,7 @@ def export(graph: Triage, how: Training, calibration: Calibration, path: Path) -
             dynamic_axes=names,
         )
     model = onnx.load(str(path))
-    configuration = json.dumps(asdict(how), sort_keys=True)
+    configuration = json.dumps({"training": asdict(how), "operating": asdict(operating)}, sort_keys=True)
     properties = {
         "model_id": MODEL_ID,
         "version": VERSION,
@@ -164,25 +164,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Training.steps)
     parser.add_argument("--seed", type=int, default=Training.seed)
+    parser.add_argument("--specificity", type=float, default=Operating.specificity)
     parser.add_argument("--checkpoint", type=Path, default=Path("build/head-ct-triage-training.npz"))
     parser.add_argument("--every", type=int, default=50, help="steps from one checkpoint to the next")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     how = Training(steps=arguments.steps, seed=arguments.seed)
+    operating = Operating(specificity=arguments.specificity)
     channels, network = train(how, arguments.checkpoint, arguments.every, resume=arguments.resume)
-    calibration = calibrate(channels, network, how)
+    calibration = calibrate(channels, network, how, operating)
     graph = Triage(
         channels, network, calibration.slope, calibration.shift, calibration.centre, calibration.precision
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    export(graph, how, calibration, arguments.out)
+    export(graph, how, operating, calibration, arguments.out)
     count = sum(parameter.numel() for parameter in network.parameters())
     digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
     _say(f"{arguments.out}: {count} parameters, {arguments.out.stat().st_size} bytes")
     _say(f"sha256: {digest}")
-    _say(f"threshold: {calibration.threshold:.4f}  # simulated slices: {how.specificity:.0%} specificity,")
-    _say(f"#   {calibration.sensitivity:.1%} sensitivity")
+    _say(f"threshold: {calibration.threshold:.4f}  # {operating.specificity:.0%} specificity and")
+    _say(f"#   {calibration.sensitivity:.1%} sensitivity on simulated slices")
     _say(f"out_of_distribution: {calibration.out_of_distribution:.3f}")
 
 
