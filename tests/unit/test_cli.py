@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
+from appliance.__main__ import app
 from appliance.domain.states import DELIVERY, SERIES
 from appliance.domain.types import Instance, Origin
 from appliance.journal.database import Journal
@@ -40,6 +42,7 @@ class Site:
         self.folder = folder
         self.package = folder / "engines" / "ct-denoise"
         self.package.mkdir(parents=True)
+        self.file = folder / "site.yaml"
         (self.package / "model.onnx").write_bytes(b"weights")
         self.write_manifest(MANIFEST)
         self.settings: dict[str, Any] = {
@@ -55,18 +58,25 @@ class Site:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         (self.package / "model.yaml").write_text(yaml.safe_dump(manifest))
 
-    def appliance(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `appliance COMMAND --config site.yaml ...` to its end."""
-        file = self.folder / "site.yaml"
-        file.write_text(yaml.safe_dump(self.settings, sort_keys=False))
-        return subprocess.run(
-            [sys.executable, "-m", "appliance", command, "--config", str(file), *arguments],
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def appliance(self, command: str, *arguments: str) -> Result:
+        """Run `appliance COMMAND --config site.yaml ...` to its end, in this process."""
+        self.write_settings()
+        return CliRunner().invoke(app, [command, "--config", str(self.file), *arguments])
+
+    def write_settings(self) -> None:
+        self.file.write_text(yaml.safe_dump(self.settings, sort_keys=False))
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m appliance ...` to its end, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "appliance", *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -75,7 +85,8 @@ def site(tmp_path: Path) -> Site:
 
 
 def test_check_accepts_what_works_and_starts_nothing(site: Site) -> None:
-    answer = site.appliance("check")
+    site.write_settings()
+    answer = process("check", "--config", str(site.file))
     assert (answer.returncode, answer.stdout) == (0, "configuration is valid\n")
     assert not (site.folder / "var").exists()
 
@@ -84,7 +95,7 @@ def test_check_names_every_mistake_in_one_line_each(site: Site) -> None:
     site.settings["destinations"]["pacs"]["port"] = 70000
     site.settings["originals"] = ["archive"]
     answer = site.appliance("check")
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     first, second = answer.stdout.splitlines()
     assert first.startswith("destinations.pacs.port: 70000 is not a valid port")
     assert second.startswith("originals.0: 'archive' is not the name of a destination")
@@ -95,7 +106,7 @@ def test_a_missing_model_stops_the_start(site: Site, command: str) -> None:
     site.settings["pipelines"].append({"model": "head-ct-triage", "destinations": ["pacs"]})
     answer = site.appliance(command)
     said = answer.stdout + answer.stderr
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     assert said.startswith("model head-ct-triage: ")
     assert said.endswith("model.yaml is missing\n")
 
@@ -105,7 +116,7 @@ def test_a_changed_model_stops_the_start(site: Site, command: str) -> None:
     (site.package / "model.onnx").write_bytes(b"other weights")
     answer = site.appliance(command)
     said = answer.stdout + answer.stderr
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     assert hashlib.sha256(b"other weights").hexdigest() in said
     assert len(said.splitlines()) == 1
 
@@ -113,14 +124,14 @@ def test_a_changed_model_stops_the_start(site: Site, command: str) -> None:
 def test_a_pipeline_may_only_ask_for_what_its_model_has(site: Site) -> None:
     site.settings["pipelines"][0]["threshold"] = 0.5
     answer = site.appliance("check")
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     assert answer.stdout == "pipelines.0.threshold: ct-denoise is of the kind enhance and has no threshold\n"
 
 
 def test_a_damaged_manifest_is_one_line(site: Site) -> None:
     (site.package / "model.yaml").write_text("id: [")
     answer = site.appliance("check")
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     assert len(answer.stdout.splitlines()) == 1
     assert "is not valid YAML" in answer.stdout
 
@@ -128,7 +139,7 @@ def test_a_damaged_manifest_is_one_line(site: Site) -> None:
 def test_a_model_has_one_pipeline(site: Site) -> None:
     site.settings["pipelines"] *= 2
     answer = site.appliance("check")
-    assert (answer.returncode, answer.stdout) == (
+    assert (answer.exit_code, answer.stdout) == (
         2,
         "pipelines.1.model: ct-denoise has a pipeline already\n",
     )
@@ -209,17 +220,11 @@ def test_status_counts_by_state_and_names_why_models_skipped(site: Site) -> None
 def test_a_worker_refuses_a_wrong_configuration(site: Site) -> None:
     site.settings["monitor"]["port"] = 0
     answer = site.appliance("monitor")
-    assert answer.returncode == 2
+    assert answer.exit_code == 2
     assert answer.stderr.startswith("monitor.port: 0 is not a valid port")
 
 
 def test_the_configuration_must_be_named() -> None:
-    answer = subprocess.run(
-        [sys.executable, "-m", "appliance", "check"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = process("check")
     assert answer.returncode == 2
     assert "--config" in answer.stderr
