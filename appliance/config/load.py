@@ -62,6 +62,7 @@ def load(path: Path) -> Config:
     _check_rules(document, sections)
     _check_ports(document)
     _check_commitment(document, sections)
+    _check_triton(document, sections)
     if document.mistakes:
         raise Misconfigured(document.problems())
     return Config.model_validate(sections)
@@ -280,6 +281,22 @@ def _check_commitment(document: _Document, sections: dict[str, Any]) -> None:
                 ("destinations", name, "commitment"),
                 f"needs a rule in listener.accept that lets {destination.ae_title} report",
             )
+
+
+def _check_triton(document: _Document, sections: dict[str, Any]) -> None:
+    inference, pipelines = sections.get("inference"), sections.get("pipelines")
+    if inference is None or pipelines is None:
+        return
+    asking: list[tuple[Location, str | None]] = [(("inference", "runtime"), inference.runtime)]
+    asking += [(("pipelines", number, "runtime"), one.runtime) for number, one in enumerate(pipelines)]
+    for location, runtime in asking:
+        if runtime == "triton" and inference.triton is None:
+            document.mistake(location, "'triton' needs the server in inference.triton")
+    used = {pipeline.model for pipeline in pipelines}
+    for model in inference.triton.models if inference.triton else ():
+        if model not in used:
+            place = ("inference", "triton", "models", model)
+            document.mistake(place, f"{model!r} is not the model of a pipeline")
 
 
 def _group(values: dict[str, Any], name: str) -> dict[str, Any]:

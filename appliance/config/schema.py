@@ -13,6 +13,7 @@ from appliance.config.commitment import Commitment
 from appliance.config.destinations import Destination, DicomDestination, MessageDestination
 from appliance.config.section import Section
 from appliance.config.tls import ListenerTLS
+from appliance.config.triton import Triton
 from appliance.config.values import (
     DEFAULT_QUIET_S,
     AETitle,
@@ -159,7 +160,7 @@ class ResultObjects(Section):
         return frozenset(kind for kind, outcomes in self if outcome in outcomes)
 
 
-Runtime = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime"]
+Runtime = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime", "triton"]
 
 
 class DerivedImages(Section):
@@ -175,6 +176,15 @@ class DerivedImages(Section):
         default="SECONDARY",
         description="Second value of Image Type; PRIMARY for viewers that leave out secondary images. "
         "Multi-frame CT and MR are always PRIMARY, as the standard has it.",
+    )
+
+
+class Cards(Section):
+    """How cards present themselves."""
+
+    design: Literal["dark", "light"] = Field(
+        default="dark",
+        description="The page that they are drawn on: `dark`, for reading rooms, or `light`.",
     )
 
 
@@ -197,6 +207,7 @@ class Pipeline(Section):
     derived: DerivedImages = Field(
         default_factory=DerivedImages, description="How enhanced images present themselves."
     )
+    cards: Cards = Field(default_factory=Cards, description="How cards present themselves.")
     results: ResultObjects = Field(
         default_factory=ResultObjects,
         description="Which result objects tell which outcome of a triage model.",
@@ -249,7 +260,12 @@ class Inference(Section):
         default="auto",
         description="What runs the models. `auto`: the first that the machine can use of tensorrt, "
         "tensorrt_rtx and onnxruntime. Where an engine is missing or refused, ONNX Runtime runs the model, "
-        "and `appliance models` says why.",
+        "and `appliance models` says why. `triton`: the server in `inference.triton`, and ONNX Runtime while "
+        "that is away or not verified to have the same model.",
+    )
+    triton: Triton | None = Field(
+        default=None,
+        description="The server for models whose runtime is `triton`. Left out: none may have it.",
     )
     gpu_memory_mb: Annotated[int, Field(ge=64, le=1048576)] = Field(
         default=6144, description="Most GPU memory (MiB) that the engine of one model may take."

@@ -1,4 +1,4 @@
-"""Settings of DICOM over TLS (PS3.15 Annex B), in either direction."""
+"""Settings of TLS, in either direction; for DICOM, that of PS3.15 Annex B."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ListenerTLS(Section):
 
 
 class DestinationTLS(Section):
-    """DICOM over TLS to a destination (PS3.15 Annex B), which has to prove who it is."""
+    """TLS to a system that the appliance calls, which has to prove who it is (for DICOM, PS3.15 Annex B)."""
 
     ca: ReadableFile = Field(
-        description="PEM file with the authorities that may sign the destination's certificate."
+        description="PEM file with the authorities that may sign the certificate of the other side."
     )
     certificate: ReadableFile | None = Field(
         default=None,
@@ -36,7 +36,7 @@ class DestinationTLS(Section):
     )
     name: Host | None = Field(
         default=None,
-        description="Host name or address in the destination's certificate, where it is not `host`.",
+        description="Host name or address in the certificate of the other side, where it is not `host`.",
     )
 
     @model_validator(mode="after")

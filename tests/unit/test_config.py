@@ -274,6 +274,46 @@ def test_files_that_tls_needs_must_be_readable(site: Path) -> None:
     assert (listener.tls.port, listener.tls.certificate) == (2762, site.parent / "edge.pem")
 
 
+TRITON = "inference: {{runtime: triton, triton: {{host: {}}}}}\n"
+
+
+def test_a_triton_server_is_only_used_where_it_is_named(site: Path) -> None:
+    triton = read(site, CONTRACT + TRITON.format("gpu.example")).inference.triton
+    assert triton is not None
+    assert (triton.port, triton.tls, triton.shared_memory) == (8001, None, False)
+    assert read(site, CONTRACT).inference.triton is None
+    assert problems(site, CONTRACT + "inference: {runtime: triton}\n") == [
+        "inference.runtime: 'triton' needs the server in inference.triton (line 16)"
+    ]
+    text = CONTRACT.replace("model: ct-denoise,", "model: ct-denoise, runtime: triton,")
+    assert problems(site, text) == [
+        "pipelines.0.runtime: 'triton' needs the server in inference.triton (line 13)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "problem"),
+    [
+        (
+            "gpu, models: {lung: {name: x}}",
+            "inference.triton.models.lung: 'lung' is not the model of a pipeline",
+        ),
+        ("gpu, shared_memory: true", "inference.triton: shared_memory needs a server on this machine"),
+        ("'https://me:secret@gpu'", "is not a valid host name or address"),
+    ],
+)
+def test_mistakes_about_a_triton_server(site: Path, host: str, problem: str) -> None:
+    (found,) = problems(site, CONTRACT + TRITON.format(host))
+    assert problem in found
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "'::1'"])
+def test_memory_is_shared_on_one_machine_only(site: Path, host: str) -> None:
+    triton = read(site, CONTRACT + TRITON.format(f"{host}, shared_memory: true")).inference.triton
+    assert triton is not None
+    assert triton.shared_memory
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
