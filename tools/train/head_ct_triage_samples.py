@@ -18,7 +18,7 @@ from tools.simulate.head_slices import draw_slice
 class Training:
     """What defines a training run, together with `Operating`."""
 
-    steps: int = 1600
+    steps: int = 2400
     batch: int = 24
     fresh_per_step: int = 8
     pool: int = 640
