@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +13,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
+from appliance.__main__ import app
 from appliance.config.load import load
 from appliance.config.schema import Config
 from appliance.domain.errors import GiveUp, TryAgain
@@ -33,7 +33,6 @@ from appliance.services.inference.runners import ModelRunner, ModelRunners
 from appliance.services.packages import Package, load_packages
 from tests.result_samples import IDENTITY
 from tests.support.processes import ROOT, free_port
-from tests.support.running import ENVIRONMENT
 
 GPU = DeviceFacts("a GPU", "SM86", 30, 8 << 30, "13000")
 PLAN = b"an engine"
@@ -376,14 +375,13 @@ def test_a_builder_that_crashes_harms_nothing(monkeypatch: pytest.MonkeyPatch, t
         work(request(), print, limit_s=60.0)
 
 
-def engines(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "appliance", "engines", *arguments, "--config", str(site)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+def engines(site: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["engines", *arguments, "--config", str(site)])
 
 
 def test_the_command_says_why_nothing_can_be_built(site: Path) -> None:
     answer = engines(site, "build", "--runtime", "tensorrt")
-    assert answer.returncode == 1
+    assert answer.exit_code == 1
     assert "tensorrt cannot be loaded" in answer.stderr
     assert engines(site, "build", "--model", "unknown").stderr == "no pipeline has the model unknown\n"
     assert json.loads(engines(site, "list", "--json").stdout) == []
@@ -403,7 +401,7 @@ def test_list_verify_and_prune(site: Path, config: Config, store: EngineStore, p
         swapped.key.name: "not ours",
     }
     assert len(problems) == 1
-    assert engines(site, "verify").returncode == 1
+    assert engines(site, "verify").exit_code == 1
     assert swapped.key.name in {row["engine"] for row in prune(config, dry_run=True)}
     assert store.path(swapped.key).exists()
     assert f"{swapped.key.name}: no pipeline uses this model file" in engines(site, "prune").stdout
