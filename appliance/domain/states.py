@@ -117,8 +117,17 @@ FILE = _lifecycle(
     ("purged", "remove", "removed"),
 )
 
+# A model: out of service it gets no series, until a test of it succeeds.
+MODEL = _lifecycle(
+    "model",
+    "in_service",
+    ("in_service", "take_out", "out_of_service"),
+    ("out_of_service", "fail", "out_of_service"),
+    ("out_of_service", "put_back", "in_service"),
+)
+
 LIFECYCLES: Mapping[str, Lifecycle] = MappingProxyType(
-    {lifecycle.name: lifecycle for lifecycle in (SERIES, JOB, DELIVERY, COMMITMENT, TRANSACTION, FILE)}
+    {lifecycle.name: lifecycle for lifecycle in (SERIES, JOB, DELIVERY, COMMITMENT, TRANSACTION, FILE, MODEL)}
 )
 
 

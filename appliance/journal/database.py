@@ -24,6 +24,7 @@ _TABLES = {
     "commitment": ("commitments", "id"),
     "transaction": ("commitment_transactions", "id"),
     "file": ("files", "id"),
+    "model": ("model_health", "model"),
 }
 
 
@@ -156,6 +157,7 @@ class Journal:
             )
             connection.execute("UPDATE uncommitted SET due_s = 0 WHERE due_s IS NOT NULL")
             connection.execute("UPDATE commitment_transactions SET since_s = ? WHERE state = 'asked'", (now,))
+            connection.execute("UPDATE model_health SET due_s = 0 WHERE due_s IS NOT NULL")
             # What was kept for its time is kept for the whole of it again: never shorter than promised.
             connection.execute(
                 "UPDATE files SET kept_s = ?, look_s = 0, settled_s = NULL WHERE state = 'kept'", (now,)

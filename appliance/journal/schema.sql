@@ -309,6 +309,18 @@ CREATE INDEX IF NOT EXISTS uncommitted_due ON uncommitted (destination, due_s) W
 CREATE INDEX IF NOT EXISTS uncommitted_by_transaction ON uncommitted (transaction_id)
     WHERE transaction_id IS NOT NULL;
 
+-- The models of the pipelines, as far as they may be given series.
+CREATE TABLE IF NOT EXISTS model_health (
+    model TEXT PRIMARY KEY,
+    model_sha256 TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('in_service', 'out_of_service')),
+    failures INTEGER NOT NULL DEFAULT 0,        -- jobs in a row that it failed
+    since_at TEXT NOT NULL,                     -- since when it is in its state
+    why TEXT,                                   -- it was taken out of service
+    retest TEXT,                                -- what the last test found wrong, if there was one since
+    due_s REAL                                  -- when to test it again; none while in service
+) STRICT, WITHOUT ROWID;
+
 -- Every transition, in the transaction that made it.
 CREATE TABLE IF NOT EXISTS history (
     id INTEGER PRIMARY KEY,

@@ -16,6 +16,7 @@ from appliance.domain.states import (
     FILE,
     JOB,
     LIFECYCLES,
+    MODEL,
     SERIES,
     TRANSACTION,
     IllegalEvent,
@@ -80,6 +81,11 @@ LEGAL = {
         ("kept", "purge"): "purged",
         ("purged", "remove"): "removed",
     },
+    "model": {
+        ("in_service", "take_out"): "out_of_service",
+        ("out_of_service", "fail"): "out_of_service",
+        ("out_of_service", "put_back"): "in_service",
+    },
 }
 EVERY_EVENT = sorted({event for lifecycle in LIFECYCLES.values() for event in lifecycle.events})
 EVERYTHING = [
@@ -119,6 +125,7 @@ def test_every_state_can_be_reached_and_a_job_that_is_done_stays_so(lifecycle: L
         (COMMITMENT, "commitments"),
         (TRANSACTION, "commitment_transactions"),
         (FILE, "files"),
+        (MODEL, "model_health"),
     ],
     ids=list(LIFECYCLES),
 )
