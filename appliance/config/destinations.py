@@ -77,6 +77,11 @@ class DicomDestination(DicomNode):
         description="Ask the destination to commit what it has stored (PS3.4 annex J). It reports to the "
         "appliance's listener, which has to accept its AE title.",
     )
+    rejection_notes: bool = Field(
+        default=False,
+        description="When an answer is retracted, send a rejection note (Key Object Selection, IHE IOCM) "
+        "that names all of its result objects that the destination has. For archives that act on such notes.",
+    )
     only: Only = Field(
         default_factory=Only,
         description="Narrows what this destination gets of the originals and results that go to it.",

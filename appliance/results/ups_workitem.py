@@ -1,4 +1,4 @@
-"""A finding as a Unified Procedure Step: "interpret this study soon" (PS3.4 CC.2.5, table CC.2.5-3)."""
+"""A finding as a Unified Procedure Step: "interpret this study soon" (PS3.4 CC.2.5), or no more (CC.2.2)."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ _EMPTY_SEQUENCES = (
     "IssuerOfAdmissionIDSequence",
     "AdmittingDiagnosesCodeSequence",
 )
+_LONGEST_REASON = 10240  # of LT (PS3.5 table 6.2-1)
 _EMPTY = ("TransactionUID", "AdmissionID", "AdmittingDiagnosesDescription")
 
 
@@ -51,6 +52,23 @@ def workitem(told: Notification, message_uid: str, *, worklist: str, retrieve_fr
     except (AttributeError, TypeError, ValueError) as error:
         # The library's messages quote attribute values, which may be a patient's.
         raise GiveUp(f"the workitem cannot be written: {type(error).__name__}") from None
+
+
+def request_to_cancel(workitem_uid: str, reason: str, ae_title: str) -> bytes:
+    """The Action Information of "Request UPS Cancel" (PS3.4 table CC.2.2-1) about the workitem of this UID.
+
+    As a Part-10 file, whose meta information has the workitem's UID.
+
+    Raises:
+        GiveUp: it cannot be written as the standard demands.
+    """
+    request = Dataset()
+    try:
+        put(request, "SpecificCharacterSet", "ISO_IR 192")
+        _copy(request, "ReasonForCancellation", " ".join(f"Retracted: {reason}".split())[:_LONGEST_REASON])
+        return _file(request, workitem_uid, ae_title)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise GiveUp(f"the request to cancel cannot be written: {type(error).__name__}") from None
 
 
 def _attributes(told: Notification, worklist: str, retrieve_from: str) -> Dataset:

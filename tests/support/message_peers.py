@@ -20,7 +20,7 @@ import hl7
 from hl7.mllp import HL7StreamReader, HL7StreamWriter, start_hl7_server
 from pydicom import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.dimse_primitives import N_CREATE
+from pynetdicom.dimse_primitives import N_ACTION, N_CREATE
 from pynetdicom.events import Event
 
 from tests.support.processes import free_port
@@ -194,11 +194,16 @@ class WebhookReceiver:
 
 
 class UpsManager:
-    """An SCP of UPS Push. `answers` are DIMSE status codes for workitems that it does not have yet."""
+    """An SCP of UPS Push. `answers` are DIMSE status codes for workitems that it does not have yet.
+
+    A workitem that it has is cancelled when somebody asks for it, as one that nobody has claimed
+    (PS3.4 CC.2.2.3); one in another state, which a test may set, gives the status of that state.
+    """
 
     def __init__(self, answers: Sequence[int] = (0x0000,), *, port: int | None = None) -> None:
         self.port = port or free_port()
         self.workitems: dict[str, Dataset] = {}
+        self.cancellations: list[tuple[str, Dataset]] = []
         self.requests = 0
         self.turns = Turns(answers)
         self._entity = AE(ae_title="RIS")
@@ -207,7 +212,9 @@ class UpsManager:
     def start(self) -> UpsManager:
         """Accept associations."""
         self._server = self._entity.start_server(
-            ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_N_CREATE, self._create)]
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=[(evt.EVT_N_CREATE, self._create), (evt.EVT_N_ACTION, self._act)],
         )
         return self
 
@@ -226,3 +233,17 @@ class UpsManager:
         if status == 0x0000:
             self.workitems[uid] = attributes
         return status, attributes if status == 0x0000 else None
+
+    def _act(self, event: Event) -> tuple[int, Dataset | None]:
+        assert isinstance(event.request, N_ACTION)
+        if event.request.ActionTypeID != 2:
+            return 0x0123, None
+        uid = str(event.request.RequestedSOPInstanceUID)
+        self.cancellations.append((uid, event.action_information))
+        if uid not in self.workitems:
+            return 0xC307, None
+        state = self.workitems[uid].ProcedureStepState
+        status = {"SCHEDULED": 0x0000, "IN PROGRESS": 0xC312, "COMPLETED": 0xC311, "CANCELED": 0xB304}[state]
+        if status == 0x0000:
+            self.workitems[uid].ProcedureStepState = "CANCELED"
+        return status, None

@@ -11,18 +11,21 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian
 
 from appliance.config.load import load
 from appliance.config.schema import Config
 from appliance.destinations import DESTINATIONS
 from appliance.destinations.base import Destination, Parcel
+from appliance.destinations.ups import judge_cancellation
 from appliance.destinations.webhook import signature
 from appliance.domain.errors import Misconfigured, TryAgain
 from appliance.domain.types import Delivery, Postponed, Priority, Refused, SendResult, Stored
-from appliance.results.messages import CannotTell, message_writer
+from appliance.results.messages import CannotTell, Written, message_writer
 from appliance.results.notification import Notification
+from appliance.results.ups_workitem import UPS_PUSH, request_to_cancel
 from appliance.services.administration.preflight import check
-from appliance.spool.store import Spool
+from appliance.spool.store import PREAMBLE_BYTES, Spool
 from tests.message_samples import NEGATIVE, NOTIFICATION
 from tests.support.certificates import certificates
 from tests.support.message_peers import (
@@ -84,7 +87,15 @@ class Site:
 
     def parcel(self, told: Notification = NOTIFICATION, *, attempts: int = 1) -> Parcel:
         """The spooled message about a finding."""
-        written = message_writer(self.config, "told")(told)
+        return self._parcel(message_writer(self.config, "told")(told), attempts)
+
+    def cancellation(self, workitem_uid: str, *, attempts: int = 1) -> Parcel:
+        """The spooled request to cancel a workitem."""
+        content = request_to_cancel(workitem_uid, "wrong\nh\u00e4matoma", "EDGE")[PREAMBLE_BYTES:]
+        written = Written("ups_cancel", "2.25.5", content, UPS_PUSH, ExplicitVRLittleEndian)
+        return self._parcel(written, attempts)
+
+    def _parcel(self, written: Written, attempts: int) -> Parcel:
         key = self._spool.put((written.content,))
         delivery = Delivery(
             id=1,
@@ -306,6 +317,57 @@ def test_statuses_of_a_worklist_manager(
     (result,) = site.send(site.parcel(attempts=attempts))
     assert isinstance(result, kind)
     assert result.status == status
+
+
+def test_a_workitem_is_cancelled_once(tmp_path: Path, run: Running) -> None:
+    manager = run(UpsManager())
+    site = ups(tmp_path, manager.port)
+    workitem = site.parcel()
+    cancellation = site.cancellation(workitem.delivery.sop_instance_uid)
+    assert site.send(workitem, cancellation, cancellation) == [Stored(0), Stored(0), Stored(0xB304)]
+    (uid, information), _ = manager.cancellations
+    assert uid == workitem.delivery.sop_instance_uid
+    assert information.ReasonForCancellation == "Retracted: wrong h\u00e4matoma"
+    assert manager.workitems[uid].ProcedureStepState == "CANCELED"
+
+
+def test_a_workitem_that_was_never_created_needs_no_cancelling(tmp_path: Path, run: Running) -> None:
+    manager = run(UpsManager())
+    site = ups(tmp_path, manager.port)
+    assert site.send(site.cancellation("2.25.9")) == [Stored(0xC307)]
+
+
+@pytest.mark.parametrize(
+    ("state", "attempts", "result"),
+    [
+        (
+            "COMPLETED",
+            1,
+            Refused("the workitem was completed before: whoever did it has to be told", 0xC311),
+        ),
+        ("IN PROGRESS", 1, Postponed("the destination answers with the status 0xC312", 0xC312)),
+        ("IN PROGRESS", 10, Refused("the destination answers with the status 0xC312, 10 times", 0xC312)),
+    ],
+)
+def test_a_workitem_that_somebody_has_begun(
+    tmp_path: Path, run: Running, state: str, attempts: int, result: SendResult
+) -> None:
+    manager = run(UpsManager())
+    site = ups(tmp_path, manager.port)
+    workitem = site.parcel()
+    assert site.send(workitem) == [Stored(0)]
+    uid = workitem.delivery.sop_instance_uid
+    manager.workitems[uid].ProcedureStepState = state
+    assert site.send(site.cancellation(uid, attempts=attempts)) == [result]
+
+
+def test_what_answers_to_a_request_to_cancel_mean() -> None:
+    assert judge_cancellation(0x0112, 1, 10) == Stored(0x0112)
+    for status in (0x0123, 0x0122, 0xC313):
+        assert isinstance(judge_cancellation(status, 1, 10), Refused)
+    for status in (0x0110, 0x0124, 0xC312):
+        assert isinstance(judge_cancellation(status, 9, 10), Postponed)
+        assert isinstance(judge_cancellation(status, 10, 10), Refused)
 
 
 def test_a_workitem_cannot_say_that_there_is_nothing(tmp_path: Path) -> None:
