@@ -19,7 +19,10 @@ from tools.simulate.head_rendering import picture_to_hu
 from tools.simulate.head_series import SimulatedSeries, simulate_series
 
 FIRST_SEED = 10_000
+FIRST_SEED_OF_KINDS = 40_000
+KINDS = (Bleed.PARENCHYMAL, Bleed.INTRAVENTRICULAR, Bleed.SUBDURAL, Bleed.EPIDURAL, Bleed.SUBARACHNOID)
 COVERED_MM = 125.0
+THICKNESSES_MM = (3.0, 4.0, 5.0, 6.0, 7.5)
 PICTURE_HEAD_MM = 195.0
 REAL_SERIES = {
     "ct/philips-skull-phantom/std-5mm": "a plastic skull with inserts, 5 mm",
@@ -32,8 +35,9 @@ REAL_SERIES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One simulated series and its truth."""
+    """One simulated series and its truth; the seed tells it from others of its set."""
 
+    seed: int
     volume: Volume
     blood: NDArray[np.float32]
     bleed: Bleed | None
@@ -43,6 +47,7 @@ class Case:
 class Picture:
     """One labelled 8-bit picture: its aligned head, its label, and what a shortcut could use."""
 
+    name: str
     head: AlignedHead | None
     bleeds: bool
     width: int
@@ -74,15 +79,28 @@ def volume_of(series: SimulatedSeries) -> Volume:
 def held_out_cases(count: int, size: int = 256) -> Iterator[Case]:
     """`count` phantoms of the held-out family, every second one with a bleed of any kind."""
     for index in range(count):
-        thickness = (3.0, 4.0, 5.0, 6.0, 7.5)[index // 2 % 5]
-        series = simulate_series(
-            seed=FIRST_SEED + index,
-            bleed=index % 2 == 1,
-            slices=round(COVERED_MM / thickness),
-            size=size,
-            slice_mm=thickness,
-        )
-        yield Case(volume_of(series), series.blood, series.bleed)
+        thickness = THICKNESSES_MM[index // 2 % 5]
+        yield _case(FIRST_SEED + index, thickness, size, bleed=index % 2 == 1, kind=None)
+
+
+def cases_of_kinds(each: int, size: int = 256) -> Iterator[Case]:
+    """`each` phantoms of each of `KINDS`, and as many without a bleed, all of the held-out family."""
+    for index in range(2 * each * len(KINDS)):
+        thickness = THICKNESSES_MM[index // (2 * len(KINDS)) % 5]
+        kind = KINDS[index // 2 % len(KINDS)] if index % 2 else None
+        yield _case(FIRST_SEED_OF_KINDS + index, thickness, size, bleed=kind is not None, kind=kind)
+
+
+def _case(seed: int, thickness: float, size: int, *, bleed: bool, kind: Bleed | None) -> Case:
+    series = simulate_series(
+        seed=seed,
+        bleed=bleed,
+        kind=kind,
+        slices=round(COVERED_MM / thickness),
+        size=size,
+        slice_mm=thickness,
+    )
+    return Case(seed, volume_of(series), series.blood, series.bleed)
 
 
 def labelled_pictures(folder: Path) -> list[Picture]:
@@ -94,6 +112,7 @@ def labelled_pictures(folder: Path) -> list[Picture]:
             pixel = PICTURE_HEAD_MM / max(grey.shape)
             pictures.append(
                 Picture(
+                    name=Path(row["file"]).stem,
                     head=align_head(picture_to_hu(grey), (pixel, pixel)),
                     bleeds=row["label"] == "hemorrhage",
                     width=grey.shape[1],
