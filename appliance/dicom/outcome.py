@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +128,10 @@ class EarlierReport:
     series_instance_uid: str
 
 
+CardDesign = Literal["dark", "light"]
+"""The page that a card is drawn on."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything that a result object says about its own origin.
@@ -135,7 +140,8 @@ class Identity:
     from it never name two different contents. `created` is the first-generation time, aware.
     `series_begun` is that of the first image of a derived series, which images that join it later share;
     None where this is the first. Derived images name the scanner as their equipment if `names_scanner`,
-    and are PRIMARY in their image type if `primary`.
+    and are PRIMARY in their image type if `primary`. `card_design` is the page that cards are drawn on; only
+    their UIDs depend on it.
     """
 
     station: StationIdentity
@@ -148,3 +154,4 @@ class Identity:
     earlier_report: EarlierReport | None = None
     names_scanner: bool = False
     primary: bool = False
+    card_design: CardDesign = "dark"

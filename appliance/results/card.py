@@ -5,48 +5,43 @@ Letters are large enough for a card that is shown at half its size.
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from appliance.dicom.codes import NOTICE
+from appliance.results.card_design import BANNER, BANNER_INK, DIRECTION, NOTE, PLATE, Design, Tone
 from appliance.results.display import Edges
+from appliance.results.lettering import SMALLEST, Box, Line, fitted, font, length
 
 WIDTH, HEIGHT = 1024, 768
 
-Colour = tuple[int, int, int]
-
-ALERT: Colour = (255, 98, 72)
-CALM: Colour = (120, 170, 220)
-UNKNOWN: Colour = (255, 200, 60)
-"""What the stripe and the bar of an outcome are drawn in: positive, negative, not analysed."""
-
 _MARGIN = 24
-_PICTURE_WIDTH, _PICTURE_HEIGHT = 476, 430
-_PICTURES_TOP = 138
-_SCORE_TOP = _PICTURES_TOP + _PICTURE_HEIGHT + 14
-_BACKGROUND = (16, 18, 22)
-_FRAME = (60, 66, 76)
-_WHITE = (240, 242, 245)
-_GREY = (176, 184, 196)
-_MARKER = (255, 226, 120)
-_BANNER = (255, 200, 60)
-_BANNER_TEXT = (24, 20, 0)
-_TRACK = (44, 48, 56)
-_LINE = 62  # letters of the text that stands in place of pictures
+_COLUMN_WIDTH = 476
+_COLUMNS = (_MARGIN, WIDTH - _MARGIN - _COLUMN_WIDTH)
+_HEADING_TOP, _REMARK_TOP, _TITLES_TOP = 8, 62, 106
+_PICTURES_TOP, _PICTURES_BOTTOM = 140, 560
+_SCORE_TOP = 574
+_BAR_TOP, _BAR_BOTTOM = 626, 646
+_BANNER_TOP = 712
+_PLATE_EDGE = 6  # pixels around the letters on an image
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, RGB of shape (rows, columns, 3); `aspect` is the row spacing over the column spacing."""
+    """A picture, RGB of shape (rows, columns, 3); `aspect` is the row spacing over the column spacing.
+
+    `note` is written into its lower left corner.
+    """
 
     title: str
     pixels: NDArray[np.uint8]
     edges: Edges
     aspect: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class Card:
 
     heading: str
     remark: str
-    accent: Colour
+    tone: Tone
     pictures: tuple[Picture, ...]
     score: Score | None
     reason: str
@@ -73,72 +68,109 @@ class Card:
     time: str
 
 
-def draw_card(card: Card) -> NDArray[np.uint8]:
+def draw_card(card: Card, design: Design) -> NDArray[np.uint8]:
     """The card as RGB, shape (768, 1024, 3)."""
-    page = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
+    page = Image.new("RGB", (WIDTH, HEIGHT), design.page)
     draw = ImageDraw.Draw(page)
-    draw.rectangle((0, 0, 12, 96), fill=card.accent)
-    _draw_line(draw, (_MARGIN, 8), card.heading, 42, _WHITE, WIDTH - 2 * _MARGIN)
-    _draw_line(draw, (_MARGIN, 64), card.remark, 26, card.accent, WIDTH - 2 * _MARGIN)
-    for number, picture in enumerate(card.pictures):
-        left = _MARGIN + number * (WIDTH - 2 * _MARGIN - _PICTURE_WIDTH)
-        _draw_line(draw, (left, _PICTURES_TOP - 32), picture.title, 22, _GREY, _PICTURE_WIDTH)
-        _draw_picture(page, draw, left, picture)
-    if not card.pictures:
-        lines = "\n".join(textwrap.wrap(card.reason, _LINE))
-        draw.text((_MARGIN, _PICTURES_TOP), lines, font=_font(30), fill=_WHITE, spacing=12)
+    draw.rectangle((0, 0, 12, 96), fill=design.tones[card.tone])
+    for left, picture in zip(_COLUMNS, card.pictures, strict=False):
+        _draw_picture(page, draw, left, picture, design)
     if card.score is not None:
-        _draw_score(draw, card.score, card.accent)
-    column = WIDTH - _MARGIN - _PICTURE_WIDTH
-    _draw_line(draw, (column, _SCORE_TOP), card.model, 26, _WHITE, _PICTURE_WIDTH)
-    _draw_line(draw, (column, _SCORE_TOP + 40), card.time, 22, _GREY, _PICTURE_WIDTH)
-    _draw_line(draw, (column, _SCORE_TOP + 72), f"sha256 {card.checksum}", 22, _GREY, _PICTURE_WIDTH)
-    draw.rectangle((0, HEIGHT - 60, WIDTH, HEIGHT), fill=_BANNER)
-    draw.text((WIDTH / 2, HEIGHT - 30), NOTICE, font=_font(23), fill=_BANNER_TEXT, anchor="mm")
+        _draw_bar(draw, card.score, design, card.tone)
+    draw.rectangle((0, _BANNER_TOP, WIDTH, HEIGHT), fill=BANNER)
+    for line in lines_of(card, design):
+        if line.plate is not None:
+            left, top, right, bottom = line.box
+            edge = _PLATE_EDGE
+            draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), fill=line.plate)
+        draw.text((line.left, line.top), line.words, font=font(line.size), fill=line.colour, anchor="la")
     return np.asarray(page, np.uint8)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def lines_of(card: Card, design: Design) -> list[Line]:
+    """Every text on the card: what, where, how large, in which colour."""
+    wide = (_MARGIN, WIDTH - _MARGIN)
+    lines = fitted(card.heading, (wide[0], _HEADING_TOP, wide[1], _REMARK_TOP), 42, design.ink)
+    remark = (wide[0], _REMARK_TOP, wide[1], _TITLES_TOP)
+    lines += fitted(card.remark, remark, 28, design.tones[card.tone])
+    for left, picture in zip(_COLUMNS, card.pictures, strict=False):
+        title = (left, _TITLES_TOP, left + _COLUMN_WIDTH, _PICTURES_TOP)
+        lines += fitted(picture.title, title, SMALLEST, design.soft)
+        lines += _on_picture(left, picture)
+    if not card.pictures:
+        place = (wide[0], _PICTURES_TOP, wide[1], _PICTURES_BOTTOM)
+        lines += fitted(card.reason, place, 30, design.ink)
+    if card.score is not None:
+        lines += _score(card.score, design)
+    lines += _origin(card, design)
+    left = round((WIDTH - length(NOTICE, SMALLEST)) / 2)
+    return [*lines, Line(NOTICE, left, _BANNER_TOP + 15, SMALLEST, BANNER_INK)]
 
 
-def _draw_line(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], words: str, size: int, colour: Colour, width: int
-) -> None:
-    """One line of text, smaller if it would be wider than `width`."""
-    while size > 8 and draw.textlength(words, font=_font(size)) > width:
-        size -= 1
-    draw.text(corner, words, font=_font(size), fill=colour)
-
-
-def _draw_picture(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, picture: Picture) -> None:
-    """The picture in true proportions, as large as its frame allows, on black."""
-    rows, columns = picture.pixels.shape[0] * picture.aspect, picture.pixels.shape[1]
-    scale = min(_PICTURE_HEIGHT / rows, _PICTURE_WIDTH / columns)
-    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    right, bottom = left + _PICTURE_WIDTH, _PICTURES_TOP + _PICTURE_HEIGHT
-    draw.rectangle((left - 1, _PICTURES_TOP - 1, right, bottom), fill=(0, 0, 0), outline=_FRAME)
-    corner = (left + (_PICTURE_WIDTH - size[0]) // 2, _PICTURES_TOP + (_PICTURE_HEIGHT - size[1]) // 2)
-    page.paste(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BICUBIC), corner)
-    middle, centre = _PICTURES_TOP + _PICTURE_HEIGHT // 2, left + _PICTURE_WIDTH // 2
-    for letter, place, anchor in (
-        (picture.edges.left, (left + 8, middle), "lm"),
-        (picture.edges.right, (right - 8, middle), "rm"),
-        (picture.edges.top, (centre, _PICTURES_TOP + 6), "mt"),
-        (picture.edges.bottom, (centre, bottom - 6), "mb"),
+def _on_picture(left: int, picture: Picture) -> Iterator[Line]:
+    """The directions of the patient at the edges, and the note."""
+    right = left + _COLUMN_WIDTH
+    centre, middle = (left + right) // 2, (_PICTURES_TOP + _PICTURES_BOTTOM) // 2
+    for letter, x, y in (
+        (picture.edges.left, left + 20, middle),
+        (picture.edges.right, right - 20, middle),
+        (picture.edges.top, centre, _PICTURES_TOP + 22),
+        (picture.edges.bottom, centre, _PICTURES_BOTTOM - 22),
     ):
-        draw.text(place, letter, _MARKER, _font(28), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+        if letter:
+            first, top, last, bottom = font(28).getbbox(letter, anchor="la")
+            corner = round(x - (first + last) / 2), round(y - (top + bottom) / 2)
+            yield Line(letter, *corner, 28, DIRECTION, PLATE)
+    if picture.note:
+        yield Line(picture.note, left + 10, _PICTURES_BOTTOM - 38, SMALLEST, NOTE, PLATE)
 
 
-def _draw_score(draw: ImageDraw.ImageDraw, score: Score, accent: Colour) -> None:
-    """The score in words, and as a bar with the threshold as a mark across it."""
-    name = "Probability" if score.calibrated else "Score (not a probability)"
-    words = f"{name} {100 * score.value:.1f} %, threshold {100 * score.threshold:.1f} %"
-    _draw_line(draw, (_MARGIN, _SCORE_TOP), words, 26, _WHITE, _PICTURE_WIDTH)
-    top, bottom = _SCORE_TOP + 44, _SCORE_TOP + 64
-    draw.rectangle((_MARGIN, top, _MARGIN + _PICTURE_WIDTH, bottom), fill=_TRACK)
-    draw.rectangle((_MARGIN, top, _MARGIN + round(_PICTURE_WIDTH * score.value), bottom), fill=accent)
-    mark = _MARGIN + round(_PICTURE_WIDTH * score.threshold)
-    draw.rectangle((mark - 2, top - 6, mark + 2, bottom + 6), fill=_WHITE)
-    label = min(max(mark, _MARGIN + 56), _MARGIN + _PICTURE_WIDTH - 56)
-    draw.text((label, bottom + 10), "threshold", font=_font(20), fill=_GREY, anchor="mt")
+def _score(score: Score, design: Design) -> Iterator[Line]:
+    """The score above its bar, and the threshold below its mark."""
+    name = "Probability" if score.calibrated else "Score"
+    value = Line(f"{name} {100 * score.value:.1f} %", _MARGIN, _SCORE_TOP, 36, design.ink)
+    yield value
+    if not score.calibrated:
+        yield Line("not a probability", value.box[2] + 16, _SCORE_TOP + 10, SMALLEST, design.soft)
+    words = f"Threshold {100 * score.threshold:.1f} %"
+    width = round(length(words, SMALLEST))
+    left = _MARGIN + round(_COLUMN_WIDTH * score.threshold) - width // 2
+    left = min(max(left, _MARGIN), _MARGIN + _COLUMN_WIDTH - width)
+    yield Line(words, left, _BAR_BOTTOM + 10, SMALLEST, design.soft)
+
+
+def _origin(card: Card, design: Design) -> list[Line]:
+    """Who made it, and when."""
+    left, right = _COLUMNS[1], _COLUMNS[1] + _COLUMN_WIDTH
+    lines = fitted(card.model, (left, _SCORE_TOP, right, _SCORE_TOP + 60), 28, design.ink)
+    for words in (card.time, f"sha256 {card.checksum}"):
+        top = lines[-1].below + 2
+        lines += fitted(words, (left, top, right, top + 30), SMALLEST, design.soft)
+    return lines
+
+
+def _draw_picture(
+    page: Image.Image, draw: ImageDraw.ImageDraw, left: int, picture: Picture, design: Design
+) -> None:
+    """The picture in true proportions, as large as its frame allows, on black."""
+    frame: Box = (left, _PICTURES_TOP, left + _COLUMN_WIDTH, _PICTURES_BOTTOM)
+    width, height = frame[2] - frame[0], frame[3] - frame[1]
+    rows, columns = picture.pixels.shape[0] * picture.aspect, picture.pixels.shape[1]
+    scale = min(height / rows, width / columns)
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    outline = (frame[0] - 1, frame[1] - 1, frame[2], frame[3])
+    draw.rectangle(outline, fill=(0, 0, 0), outline=design.frame)
+    corner = (left + (width - size[0]) // 2, _PICTURES_TOP + (height - size[1]) // 2)
+    page.paste(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BICUBIC), corner)
+
+
+def _draw_bar(draw: ImageDraw.ImageDraw, score: Score, design: Design, tone: Tone) -> None:
+    """The score as a bar, with the threshold as a mark across it."""
+    right = _MARGIN + _COLUMN_WIDTH
+    draw.rectangle((_MARGIN, _BAR_TOP, right - 1, _BAR_BOTTOM), fill=design.track, outline=design.soft)
+    end = _MARGIN + round(_COLUMN_WIDTH * score.value) - 1
+    if end >= _MARGIN:
+        draw.rectangle((_MARGIN, _BAR_TOP, end, _BAR_BOTTOM), fill=design.tones[tone])
+    mark = _MARGIN + round(_COLUMN_WIDTH * score.threshold)
+    for half, colour in ((5, design.page), (2, design.ink)):  # a gap keeps the mark apart from the bar
+        draw.rectangle((mark - half, _BAR_TOP - 6, mark + half, _BAR_BOTTOM + 6), fill=colour)

@@ -20,7 +20,8 @@ from appliance.dicom.uids import retraction_uid
 from appliance.domain.errors import GiveUp
 from appliance.results import Numbering, Produced
 from appliance.results.attributes import local_time, put, put_moment, quiet, text
-from appliance.results.card import UNKNOWN, Card, draw_card
+from appliance.results.card import Card, draw_card
+from appliance.results.card_design import Tone, design_of
 from appliance.results.hl7_message import control_id, escape, time_stamp
 from appliance.results.secondary_capture import CARD_TITLE
 from appliance.results.secondary_capture import SERIES_NUMBER as CARD_SERIES_NUMBER
@@ -94,7 +95,7 @@ def retracting_card(
             card = Card(
                 heading=str(capture.DerivationDescription).replace(CARD_TITLE, ""),
                 remark="Withdrawn. Nobody is to act on the earlier card.",
-                accent=UNKNOWN,
+                tone=Tone.UNKNOWN,
                 pictures=(),
                 score=None,
                 reason=f"Reason: {text(reason, 600)}",
@@ -102,7 +103,7 @@ def retracting_card(
                 checksum=checksum.removeprefix("sha256:"),
                 time=at.strftime("%Y-%m-%d %H:%M:%S %z").strip(),
             )
-            capture["PixelData"].value = draw_card(card).tobytes()
+            capture["PixelData"].value = draw_card(card, design_of(capture.pixel_array)).tobytes()
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise GiveUp(f"the card cannot be withdrawn: {type(error).__name__}") from None
     return Produced("sc", True, capture, ae_title)

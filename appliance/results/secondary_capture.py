@@ -29,7 +29,8 @@ from appliance.results.attributes import (
     source_value,
     text,
 )
-from appliance.results.card import ALERT, CALM, UNKNOWN, Card, Picture, Score, draw_card
+from appliance.results.card import Card, Picture, Score, draw_card
+from appliance.results.card_design import DESIGNS, Tone
 from appliance.results.display import edges_of, overlay, picture, window_of
 
 SERIES_NUMBER = 9103
@@ -64,7 +65,7 @@ def unanalysed_capture(
     card = Card(
         heading=f"Not analysed: {subject.finding.meaning}",
         remark="No answer. This is not a negative result.",
-        accent=UNKNOWN,
+        tone=Tone.UNKNOWN,
         pictures=(),
         score=None,
         reason=f"Reason: {text(outcome.detail, 600)}",
@@ -78,16 +79,18 @@ def _capture(card: Card, source: Dataset, hashes: Sequence[str], finding: str, i
     series = str(source.SeriesInstanceUID)
     digest, revision = identity.pipeline_digest, identity.revision
     moment = local_time(source, identity.created)
+    # Another design is another image, so the names of both differ.
+    purpose = f"sc-{identity.card_design}"
     capture = SCImage(
-        pixel_array=draw_card(card),
+        pixel_array=draw_card(card, DESIGNS[identity.card_design]),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
         study_instance_uid=str(source.StudyInstanceUID),
-        series_instance_uid=result_series_uid("sc", series, digest, revision),
+        series_instance_uid=result_series_uid(purpose, series, digest, revision),
         series_number=revised_number(SERIES_NUMBER, revision),
-        sop_instance_uid=result_uid("sc", series, hashes, digest, revision),
+        sop_instance_uid=result_uid(purpose, series, hashes, digest, revision),
         instance_number=1,
         manufacturer=text(identity.station.manufacturer, 64),
         series_description=revised_text(NOTICE_SHORT, revision),
@@ -127,14 +130,14 @@ def _finding_card(outcome: Findings, volume: Volume, identity: Identity) -> Card
         "Heat map" if outcome.heat is not None else "No heat map",
     )
     pictures = tuple(
-        Picture(title, pixels, edges_of(volume, key), aspect)
+        Picture(title, pixels, edges_of(volume, key), aspect, _window(volume, key))
         for title, pixels in zip(titles, (plain, heated), strict=True)
     )
     meaning = outcome.finding.meaning
     return Card(
         heading=f"Suspected: {meaning}" if outcome.positive else f"Not suspected: {meaning}",
         remark=outcome.urgency.meaning if outcome.positive else "Below the threshold. Does not rule it out.",
-        accent=ALERT if outcome.positive else CALM,
+        tone=Tone.ALERT if outcome.positive else Tone.CALM,
         pictures=pictures,
         score=Score(outcome.score, outcome.threshold, outcome.calibrated),
         reason="",
@@ -143,16 +146,20 @@ def _finding_card(outcome: Findings, volume: Volume, identity: Identity) -> Card
 
 
 def _place(outcome: Findings, volume: Volume) -> str:
-    """Which image of how many is shown, and for CT in which window."""
+    """Which image of how many is shown."""
     key = outcome.key_slice
     source = volume.sources[key]
     number = source_value(source, "InstanceNumber") or key + 1
     where = f"frame {volume.frames[key]}" if has_frames(source) else f"image {number}"
-    words = f"{'Key' if outcome.positive else 'Highest score:'} {where} ({len(volume.sources)} in all)"
-    if source_value(source, "Modality") != "CT":
-        return words
-    center, width = window_of(volume, key)
-    return f"{words}, window {center:.0f}/{width:.0f}"
+    return f"{'Key' if outcome.positive else 'Highest score:'} {where} ({len(volume.sources)} in all)"
+
+
+def _window(volume: Volume, index: int) -> str:
+    """Width and level of a CT image as viewers write them; of others they are in nobody's units."""
+    if source_value(volume.sources[index], "Modality") != "CT":
+        return ""
+    center, width = window_of(volume, index)
+    return f"W {width:.0f} L {center:.0f}"
 
 
 def _origin(source: Dataset, identity: Identity) -> dict[str, str]:

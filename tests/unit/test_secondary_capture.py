@@ -30,7 +30,7 @@ def card_of(outcome: Findings, volume: Volume) -> FileDataset:
 def halves(card: FileDataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The two pictures: key slice, and key slice with heat."""
     pixels = card.pixel_array
-    return pixels[138:568, 24:500], pixels[138:568, 524:1000]
+    return pixels[140:560, 24:500], pixels[140:560, 524:1000]
 
 
 def test_a_positive_finding_gets_a_card_and_a_negative_none(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_the_heat_is_drawn_where_it_is_and_nowhere_else(tmp_path: Path) -> None:
     plain, heated = halves(card_of(findings(volume, positive=True), volume))
     y, x = np.nonzero(np.abs(plain.astype(int) - heated).sum(axis=2) > 30)
     # The sample's heat has its centre at (+0.2, -0.2) of the half width and height of the square image.
-    assert x.mean() == pytest.approx(238 + 0.2 * 215, abs=12)
-    assert y.mean() == pytest.approx(215 - 0.2 * 215, abs=12)
+    assert x.mean() == pytest.approx(238 + 0.2 * 210, abs=12)
+    assert y.mean() == pytest.approx(210 - 0.2 * 210, abs=12)
     assert len(x) < 0.2 * plain.shape[0] * plain.shape[1]
 
 
@@ -105,8 +105,8 @@ def test_pictures_keep_their_proportions(
     series = CtSeries(slices=2, rows=rows, columns=columns, pixel_spacing=spacing)
     volume = sample_volume(tmp_path, series)
     plain, _ = halves(card_of(findings(volume, positive=True), volume))
-    letters = [(slice(0, 34), slice(222, 254)), (slice(396, 430), slice(222, 254))]
-    letters += [(slice(196, 234), slice(0, 34)), (slice(196, 234), slice(442, 476))]
+    letters = [(slice(0, 44), slice(216, 260)), (slice(376, 420), slice(0, 260))]
+    letters += [(slice(186, 234), slice(0, 44)), (slice(186, 234), slice(432, 476))]
     picture = plain.copy()
     for place in letters:
         picture[place] = 0
@@ -118,12 +118,14 @@ def test_pictures_keep_their_proportions(
 def test_the_score_and_the_threshold_are_drawn_to_scale(tmp_path: Path) -> None:
     volume = sample_volume(tmp_path, SERIES)
     low, high = (
-        card_of(replace(findings(volume, positive=True), score=score), volume).pixel_array[626:646, 24:500]
+        card_of(replace(findings(volume, positive=True), score=score), volume).pixel_array[627:646, 24:500]
         for score in (0.7, 0.9)
     )
     alert = np.array([255, 98, 72])
-    filled = [(np.abs(bar[10].astype(int) - alert).sum(axis=1) == 0).sum() / 476 for bar in (low, high)]
-    assert filled == pytest.approx([0.7, 0.9], abs=0.02)
+    filled = [np.flatnonzero((bar[10] == alert).all(axis=1)).max() / 476 for bar in (low, high)]
+    assert filled == pytest.approx([0.7, 0.9], abs=0.01)
+    mark = np.flatnonzero((low[10] == (240, 242, 245)).all(axis=1))
+    assert mark.mean() / 476 == pytest.approx(0.62, abs=0.01)
 
 
 def test_long_words_do_not_leave_the_card(tmp_path: Path) -> None:

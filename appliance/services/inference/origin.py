@@ -69,4 +69,5 @@ def identity_of(
         earlier_report=None if report is None else EarlierReport(*report),
         names_scanner=derived.equipment == "scanner",
         primary=derived.image_type == "PRIMARY",
+        card_design=package.pipeline.cards.design,
     )
