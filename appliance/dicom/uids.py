@@ -57,6 +57,11 @@ def retraction_uid(uid: str) -> str:
     return derived_uid("retraction", uid)
 
 
+def rejection_uid(purpose: str, title: str, uids: Iterable[str]) -> str:
+    """The name of a note, or of its series, that takes back the objects of these names; `title` is a code."""
+    return derived_uid("rejection", purpose, title, *sorted(uids))
+
+
 def model_device_uid(model_sha256: str) -> str:
     """The Device UID of a model: it changes whenever the weights change."""
     return derived_uid("device", model_sha256)

@@ -24,7 +24,7 @@ from appliance.dicom.codes import (
     code_item,
 )
 from appliance.dicom.frames import has_frames
-from appliance.dicom.outcome import Code, Identity
+from appliance.dicom.outcome import Code, Identity, StationIdentity
 from appliance.dicom.uids import model_device_uid
 from appliance.dicom.unusable import UNREADABLE
 from appliance.dicom.volume import Volume
@@ -186,16 +186,19 @@ def put_moment(target: Dataset, name: str, moment: datetime) -> None:
 
 
 def put_equipment(target: Dataset, identity: Identity) -> None:
-    """Make General Equipment say that this appliance made the series."""
-    station = identity.station
+    """Make General Equipment say that this appliance made the series, with which model."""
+    put_station(target, identity.station, f"{identity.model.id}:{identity.model.version}")
+
+
+def put_station(target: Dataset, station: StationIdentity, *programs: str) -> None:
+    """Make General Equipment say that this appliance made the series, with these programs beside its own."""
     for keyword in EQUIPMENT_KEYWORDS:
         if keyword in target:
             delattr(target, keyword)
     put(target, "Manufacturer", text(station.manufacturer, 64))
     put(target, "ManufacturerModelName", text(station.product, 64))
     put(target, "DeviceSerialNumber", text(station.serial, 64))
-    versions = [text(station.version, 64), text(f"{identity.model.id}:{identity.model.version}", 64)]
-    put(target, "SoftwareVersions", versions)
+    put(target, "SoftwareVersions", [text(one, 64) for one in (station.version, *programs)])
     put(target, "StationName", text(station.ae_title, 16))
     put(target, "DeviceUID", station.device_uid)
     put(target, "InstanceCreatorUID", station.device_uid)

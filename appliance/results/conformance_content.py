@@ -8,7 +8,7 @@ from types import MappingProxyType
 from pydicom import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from appliance.dicom.codes import NOTICE
+from appliance.dicom.codes import NOTICE, OF_INTEREST, REJECTIONS
 from appliance.results.conformance_values import Problem, code_problems, value_problem
 
 _VALUES: Mapping[str, str] = MappingProxyType(
@@ -19,6 +19,7 @@ _VALUES: Mapping[str, str] = MappingProxyType(
         "NUM": "MeasuredValueSequence",
         "UIDREF": "UID",
         "IMAGE": "ReferencedSOPSequence",
+        "COMPOSITE": "ReferencedSOPSequence",
         "PNAME": "PersonName",
     }
 )
@@ -50,7 +51,10 @@ _STATUS: Mapping[str, str] = MappingProxyType(
     {"CompletionFlag": "COMPLETE", "PreliminaryFlag": "PRELIMINARY", "VerificationFlag": "UNVERIFIED"}
 )
 _TITLES: Mapping[str, frozenset[str]] = MappingProxyType(
-    {"1500": frozenset({"126000"}), "2010": frozenset({"113000", "113001", "113037", "113039"})}
+    {
+        "1500": frozenset({"126000"}),
+        "2010": frozenset({OF_INTEREST.value, *(title.value for title in REJECTIONS.values())}),
+    }
 )
 """The titles of the documents of each template: Imaging Measurement Report; Of Interest, and rejections."""
 _SAID: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from appliance.dicom.codes import ARTIFICIAL_INTELLIGENCE
-from appliance.dicom.outcome import Code, Identity
+from appliance.dicom.outcome import Code, Identity, StationIdentity
 from appliance.dicom.uids import tracking_uid
 from appliance.results.attributes import put, text
 
@@ -23,9 +23,8 @@ def concept(code: Code) -> sr.CodedConcept:
     return sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def observer(identity: Identity) -> sr.ObserverContext:
+def observer(station: StationIdentity) -> sr.ObserverContext:
     """The appliance as the device that observed (TID 1004)."""
-    station = identity.station
     return sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(

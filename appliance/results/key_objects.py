@@ -37,7 +37,7 @@ def key_object_selection(outcome: Findings, volume: Volume, identity: Identity) 
         content = KeyObjectSelection(
             document_title=codes.DCM.OfInterest,
             referenced_objects=key,
-            observer_device_context=observer(identity),
+            observer_device_context=observer(identity.station),
             description=text(f"Suspected: {outcome.finding.meaning}. {NOTICE}", 1024),
         )
         content[0].ContentSequence[-1].ReferencedSOPSequence = [reference_to(volume, outcome.key_slice)]

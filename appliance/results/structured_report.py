@@ -109,7 +109,7 @@ def _document(
 ) -> Dataset:
     digest, revision = identity.pipeline_digest, identity.revision
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=observer(identity)),
+        observation_context=sr.ObservationContext(observer_device_context=observer(identity.station)),
         procedure_reported=_procedure(key),
         imaging_measurements=[group],
         title=codes.DCM.ImagingMeasurementReport,
