@@ -21,6 +21,19 @@ _MANUFACTURER = "Edge Inference Appliance project"
 _PRODUCT = "Edge Inference Appliance"
 
 
+def station_of(config: Config) -> StationIdentity:
+    """How this appliance names itself in what it makes."""
+    station = config.station
+    return StationIdentity(
+        ae_title=station.ae_title,
+        manufacturer=_MANUFACTURER,
+        product=_PRODUCT,
+        version=__version__,
+        serial=station.device_serial,
+        device_uid=station_device_uid(station.device_serial),
+    )
+
+
 def identity_of(
     job: Job,
     package: Package,
@@ -45,14 +58,7 @@ def identity_of(
         begun = datetime.fromisoformat(jobs.begun_at(connection, job))
         report = jobs.earlier_report(connection, job)
     return Identity(
-        station=StationIdentity(
-            ae_title=station.ae_title,
-            manufacturer=_MANUFACTURER,
-            product=_PRODUCT,
-            version=__version__,
-            serial=station.device_serial,
-            device_uid=station_device_uid(station.device_serial),
-        ),
+        station=station_of(config),
         model=ModelIdentity(
             manifest.id,
             manifest.version,
