@@ -96,7 +96,7 @@ def _wrapped(words: str, size: int, width: int) -> list[str]:
 def _start(word: str, size: int, width: int) -> str:
     """As much of a word as fits into a line, and at least a letter."""
     ends = range(1, len(word) + 1)
-    return word[: max(1, bisect_right(ends, width, key=lambda end: length(word[:end], size)))]
+    return word[: max(1, bisect_right(ends, float(width), key=lambda end: length(word[:end], size)))]
 
 
 def _cut(lines: list[str], count: int, width: int) -> list[str]:

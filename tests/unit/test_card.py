@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def card(tone: Tone, *, words: str = "", brightness: int = 128) -> Card:
 
 
 CARDS = [
-    pytest.param(design, card(tone, words=words, brightness=brightness), id=f"{design}-{tone.value}-{name}")
+    pytest.param((design, card(tone, words=words, brightness=brightness)), id=f"{design}-{tone.value}-{name}")
     for design in DESIGNS
     for tone in Tone
     for name, words, brightness in (("short", "", 0), ("long", f" {LONG}", 128), ("unbroken", "Mg" * 32, 255))
@@ -89,32 +89,38 @@ def halved(box: Box) -> Box:
     return left // 2, top // 2, -(-right // 2), -(-bottom // 2)
 
 
-def letters(line: Line) -> bool:
-    return any(letter.isalnum() for letter in line.words)
+@dataclass(frozen=True)
+class Drawn:
+    """A card at full size and at half of it, and its texts."""
+
+    pixels: PIXELS
+    small: PIXELS
+    lines: list[Line]
 
 
-@pytest.mark.parametrize(("design", "shown"), CARDS)
-def test_every_text_stands_out_from_what_is_behind_it(design: CardDesign, shown: Card) -> None:
+@pytest.fixture(scope="module", params=CARDS)
+def drawn(request: pytest.FixtureRequest) -> Drawn:
+    design, shown = request.param
     pixels = draw_card(shown, DESIGNS[design])
-    small = half(pixels)
-    for line in lines_of(shown, DESIGNS[design]):
-        assert contrasts(pixels, line.box).max() >= READABLE, line
-        assert contrasts(small, halved(line.box)).max() >= READABLE, line
+    return Drawn(pixels, half(pixels), lines_of(shown, DESIGNS[design]))
 
 
-@pytest.mark.parametrize(("design", "shown"), CARDS)
-def test_letters_are_tall_enough_at_half_the_size(design: CardDesign, shown: Card) -> None:
-    small = half(draw_card(shown, DESIGNS[design]))
-    for line in filter(letters, lines_of(shown, DESIGNS[design])):
-        inked = np.flatnonzero((contrasts(small, halved(line.box)) > 1.5).any(axis=1))
+def test_every_text_stands_out_from_what_is_behind_it(drawn: Drawn) -> None:
+    for line in drawn.lines:
+        assert contrasts(drawn.pixels, line.box).max() >= READABLE, line
+        assert contrasts(drawn.small, halved(line.box)).max() >= READABLE, line
+
+
+def test_letters_are_tall_enough_at_half_the_size(drawn: Drawn) -> None:
+    for line in drawn.lines:
+        inked = np.flatnonzero((contrasts(drawn.small, halved(line.box)) > 1.5).any(axis=1))
         # From the top of the capitals down to the base line, or to below it where a letter reaches there.
         below = any(letter in "gjpqy,()" for letter in line.words)
         assert np.ptp(inked) + 1 >= (11 if below else 9), line
 
 
-@pytest.mark.parametrize(("design", "shown"), CARDS)
-def test_no_text_leaves_the_card_or_covers_another(design: CardDesign, shown: Card) -> None:
-    boxes = [line.box for line in lines_of(shown, DESIGNS[design])]
+def test_no_text_leaves_the_card_or_covers_another(drawn: Drawn) -> None:
+    boxes = [line.box for line in drawn.lines]
     for left, top, right, bottom in boxes:
         assert 12 < left < right <= WIDTH - 12
         assert 0 < top < bottom <= HEIGHT
