@@ -63,7 +63,7 @@ class Process:
         supervisor = os.environ.get(SUPERVISOR_VARIABLE)
         if supervisor is not None:
             # First of all: an orphan must not take lock and bell from the next supervisor's process.
-            _die_with(int(supervisor))
+            die_with(int(supervisor))
         run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(run_directory, name)
         self.stopping: threading.Event = _Stopping()
@@ -132,6 +132,18 @@ def ring(run_directory: Path, name: str) -> None:
         return
 
 
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies: more exactly, the thread that started it.
+
+    So that no port stays taken, and no core. Ends this process if the parent is dead already.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        sys.exit("the parent ended before this process was ready")
+
+
 def _lock(run_directory: Path, name: str) -> int:
     """Hold the name while this process lives: a second process would take over the first one's bell."""
     descriptor = os.open(run_directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -176,12 +188,3 @@ def _notify_socket(target: str) -> socket.socket:
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sender.connect("\0" + target[1:])
     return sender
-
-
-def _die_with(supervisor: int) -> None:
-    """Have the kernel kill this process when its supervisor dies, so that no port stays taken."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != supervisor:
-        sys.exit("the supervisor ended before this process was ready")

@@ -57,8 +57,11 @@ class OnnxRunner:
             values = self._session.run(self._outputs, dict(inputs))
         except (_states.InvalidArgument, ValueError) as error:  # ValueError: an input is missing
             raise GiveUp(f"the inputs do not fit the model's graph: {error}") from error
+        except _FAILURES as error:
+            raise GiveUp(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
 
 
 _states = onnxruntime.capi.onnxruntime_pybind11_state
+_FAILURES = (_states.Fail, _states.RuntimeException, _states.NotImplemented, _states.EPFail)
 _REFUSALS = (_states.Fail, _states.InvalidGraph, _states.InvalidProtobuf, _states.NotImplemented)

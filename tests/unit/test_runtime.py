@@ -31,7 +31,8 @@ from appliance.runtime.base import (
 )
 from appliance.runtime.cores import usable_cores
 from appliance.runtime.cuda import Device, Slot, wait_until
-from appliance.runtime.engine_worker import profiles_as_plain, profiles_from_plain, read_golden
+from appliance.runtime.engine_worker import profiles_as_plain, profiles_from_plain
+from appliance.runtime.golden import read_golden
 from appliance.runtime.onnx import NAME, OnnxRunner
 from appliance.runtime.parity import PERTURBATIONS, compare
 from appliance.services.inference.engines import profiles_of

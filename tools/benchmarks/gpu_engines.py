@@ -15,7 +15,8 @@ import yaml
 from appliance.domain.errors import GiveUp
 from appliance.runtime.base import Profile, Tensors, fitting_profile
 from appliance.runtime.cuda import Device, wait_until
-from appliance.runtime.engine_worker import profiles_from_plain, read_golden
+from appliance.runtime.engine_worker import profiles_from_plain
+from appliance.runtime.golden import read_golden
 from appliance.runtime.parity import compare, tiled
 from appliance.runtime.trt import EngineRunner
 from appliance.runtime.trt_build import build_engine

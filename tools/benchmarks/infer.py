@@ -19,7 +19,7 @@ import onnxruntime
 
 from appliance.models.manifest import load_manifest
 from appliance.runtime.base import Tensors
-from appliance.runtime.engine_worker import read_golden
+from appliance.runtime.golden import read_golden
 from appliance.runtime.onnx import OnnxRunner
 from appliance.runtime.parity import tiled
 from tools.benchmarks.report import Report, Result
