@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 NAMESPACE = UUID("5f0c9a35-6c1b-5a6e-9f5e-6d1f9d3d7b42")
 """The name space of every derived UID. Changing it forks every series that was ever derived."""
 
-ATTRIBUTE_POLICY = "2"
+ATTRIBUTE_POLICY = "3"
 """Raised whenever the writers fill other attributes, so that no UID ever names two contents."""
 
 _SEPARATOR = "\x1f"

@@ -19,6 +19,7 @@ from appliance.dicom.uids import result_series_uid, result_uid
 from appliance.dicom.volume import Volume
 from appliance.results.attributes import (
     copy_patient_and_study,
+    put,
     put_origin,
     quiet,
     reference_to,
@@ -133,7 +134,19 @@ def _document(
         )
         copy_patient_and_study(key, report)
         put_origin(report, key, identity)
+        _separate(report)
     return report
+
+
+def _separate(container: Dataset) -> None:
+    """Let viewers show each item with its name (PS3.3 C.17.3.2.1).
+
+    Where the content may be read as sentences, they leave the names out: "Absent", but not what is absent.
+    """
+    put(container, "ContinuityOfContent", "SEPARATE")
+    for item in container.ContentSequence:
+        if item.ValueType == "CONTAINER":
+            _separate(item)
 
 
 def _predecessor(earlier: EarlierReport) -> Dataset:

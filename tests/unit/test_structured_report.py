@@ -92,6 +92,17 @@ def test_a_negative_report_cannot_be_taken_for_a_finding(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("positive", [True, False])
+def test_every_item_is_to_be_shown_with_its_name(tmp_path: Path, positive: bool) -> None:
+    volume = sample_volume(tmp_path, SERIES)
+    (report,) = produce(findings(volume, positive=positive), volume, kinds=["sr"])
+    containers = [report.dataset]
+    for container in containers:
+        assert container.ContinuityOfContent == "SEPARATE"
+        containers += [item for item in container.ContentSequence if item.ValueType == "CONTAINER"]
+    assert len(containers) == 3
+
+
+@pytest.mark.parametrize("positive", [True, False])
 def test_the_score_never_stands_without_threshold_and_model(tmp_path: Path, positive: bool) -> None:
     volume = sample_volume(tmp_path, SERIES)
     found = items(report_of(findings(volume, positive=positive), volume))
