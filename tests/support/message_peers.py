@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import socketserver
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import N_ACTION, N_CREATE
 from pynetdicom.events import Event
+from pynetdicom.transport import ThreadedAssociationServer
 
 from tests.support.processes import free_port
 
@@ -165,7 +167,7 @@ class WebhookReceiver:
 
     def start(self) -> WebhookReceiver:
         """Answer requests."""
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
         return self
 
@@ -193,6 +195,14 @@ class WebhookReceiver:
         request.end_headers()
 
 
+class _Server(ThreadedAssociationServer):
+    """The library's, but not on its list of servers, of which its `shutdown` takes it off."""
+
+    def shutdown(self) -> None:
+        socketserver.BaseServer.shutdown(self)
+        self.server_close()
+
+
 class UpsManager:
     """An SCP of UPS Push. `answers` are DIMSE status codes for workitems that it does not have yet.
 
@@ -211,16 +221,20 @@ class UpsManager:
 
     def start(self) -> UpsManager:
         """Accept associations."""
-        self._server = self._entity.start_server(
+        self._server = self._entity.make_server(
             ("127.0.0.1", self.port),
-            block=False,
             evt_handlers=[(evt.EVT_N_CREATE, self._create), (evt.EVT_N_ACTION, self._act)],
+            server_class=_Server,
         )
+        # It looks every 50 ms, not every half second, whether it is to stop.
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def stop(self) -> None:
         """Accept no more."""
-        self._entity.shutdown()
+        for association in self._entity.active_associations:
+            association.abort()
+        self._server.shutdown()
 
     def _create(self, event: Event) -> tuple[int, Dataset | None]:
         self.requests += 1
