@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -78,6 +79,20 @@ DELIVERY_STATUSES = (
     "none",  # no answer, or none that the network gave
 )
 CIRCUIT_STATES = ("closed", "half_open", "open")
+TRITON_STATES = (
+    "closed",  # the server runs the model
+    "half_open",  # it is there, and is being compared with ONNX Runtime
+    "open",  # it is away
+    "refused",  # it has another model, or none that can be compared: a person has to look
+)
+TRITON_FALLBACKS_FOR = (
+    "circuit",  # the circuit was not closed
+    "unreachable",  # there was no connection
+    "deadline",  # the server took too long
+    "failed",  # it answered with an error of its own
+    "answer",  # it answered nonsense, or with another version of the model
+    "refused",  # it does not take such a batch
+)
 COMMITMENT_ANSWERS = (
     "accepted",  # the destination will report
     "unreachable",  # it cannot be asked
@@ -161,9 +176,33 @@ ENGINES_JUDGED = Counter(
     ["model", "result"],
     registry=REGISTRY,
 )
+EARLY_FLAGS = Counter(
+    "appliance_early_flags_total",
+    "Findings that were told of before their series was complete.",
+    ["model"],
+    registry=REGISTRY,
+)
+TRITON_STATE = Gauge(
+    "appliance_triton_circuit_state",
+    "1 for the state of the circuit to the Triton server, for each model that is to run there.",
+    ["model", "state"],
+    registry=REGISTRY,
+)
+TRITON_FALLBACKS = Counter(
+    "appliance_triton_fallbacks_total",
+    "Batches that ONNX Runtime ran because the Triton server did not.",
+    ["model", "reason"],
+    registry=REGISTRY,
+)
+TRITON_COMPARED = Counter(
+    "appliance_triton_comparisons_total",
+    "Times that the model on the Triton server was compared with ONNX Runtime, by what came of it.",
+    ["model", "result"],
+    registry=REGISTRY,
+)
 INFERENCE_SECONDS = Histogram(
     "appliance_inference_seconds",
-    "Seconds from the claim of a job to its results in the journal.",
+    "Seconds from the claim of a job to the results of one step of it in the journal.",
     ["model"],
     buckets=(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0),
     registry=REGISTRY,
@@ -357,6 +396,16 @@ def start_destination_at_zero(destination: str) -> None:
             DELIVERIES.labels(destination, kind, result)
     for status in DELIVERY_STATUSES:
         DELIVERY_FAILURES.labels(destination, status)
+
+
+def start_triton_at_zero(model: str) -> None:
+    """As `_start_at_zero`, for a model that is to run on a Triton server."""
+    for state in TRITON_STATES:
+        TRITON_STATE.labels(model, state)
+    for reason in TRITON_FALLBACKS_FOR:
+        TRITON_FALLBACKS.labels(model, reason)
+    for result in ("passed", "refused", "failed"):
+        TRITON_COMPARED.labels(model, result)
 
 
 def _start_at_zero() -> None:

@@ -43,6 +43,14 @@ class Limits:
         )
 
 
+@dataclass(frozen=True)
+class Signature:
+    """The float32 tensors of a graph: name and shape of each, where -1 stands for any size."""
+
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+
 Profile = Mapping[str, Limits]
 """The limits of every input by its name: what a TensorRT engine is built for. Axis 0 is the batch."""
 

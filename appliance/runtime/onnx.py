@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from appliance.domain.errors import GiveUp
-from appliance.runtime.base import Tensors
+from appliance.runtime.base import Shape, Signature, Tensors
 
 NAME = "onnxruntime-cpu"
 NAME_CUDA = "onnxruntime-cuda"
@@ -49,7 +51,8 @@ class OnnxRunner:
             raise GiveUp(f"ONNX Runtime cannot load {weights.name}: {error}") from error
         # The provider stays out where the library has it, but the machine no GPU.
         self.name = NAME_CUDA if _CUDA in self._session.get_providers() else NAME
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.signature = Signature(_shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()))
+        self._outputs = list(self.signature.outputs)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """See `Runner.run`."""
@@ -60,6 +63,14 @@ class OnnxRunner:
         except _FAILURES as error:
             raise GiveUp(f"ONNX Runtime cannot run the model: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
+
+
+def _shapes(tensors: Iterable[Any]) -> dict[str, Shape]:
+    """Sizes that have a name, or none, are free."""
+    return {
+        tensor.name: tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+        for tensor in tensors
+    }
 
 
 _states = onnxruntime.capi.onnxruntime_pybind11_state

@@ -33,6 +33,8 @@ ONLY_IN = {
     "tensorrt": "runtime",
     "tensorrt_rtx": "runtime",
     "pycuda": "runtime",
+    "tritonclient": "runtime",
+    "grpc": "runtime",
 }
 
 

@@ -1,4 +1,4 @@
-"""The loaded models of the inference process: each on its engine, or on ONNX Runtime until it has one."""
+"""The loaded models of the inference process: each on its engine, on a server, or on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore
 from appliance.runtime.onnx import OnnxRunner
 from appliance.runtime.trt import EngineRunner
 from appliance.services.inference.engines import Machine, choose, make_ready, profiles_in, survey
+from appliance.services.inference.remote import RemoteModel, remote_model
 from appliance.services.packages import Package
 
 _MIB = 1 << 20
@@ -30,19 +31,22 @@ _log = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """One model: its engine, and ONNX Runtime for what the engine does not take, or for all."""
+    """One model: its engine or the server, and ONNX Runtime for what these do not take, or for all."""
 
-    def __init__(self, model: str, graph: OnnxRunner) -> None:
+    def __init__(self, model: str, graph: OnnxRunner, remote: RemoteModel | None = None) -> None:
         self._model = model
         self._graph = graph
+        self._remote = remote
         self._engine: EngineRunner | None = None
         self._engine_sha256 = ""
-        self._ran: set[tuple[str, str]] = set()
+        self._ran: set[str] = set()
 
     @property
     def name(self) -> str:
         """The runtime that is preferred now."""
-        return self._graph.name if self._engine is None else self._engine.name
+        server = None if self._remote is None else self._remote.serving
+        preferred = self._engine or server
+        return self._graph.name if preferred is None else preferred.name
 
     @property
     def engine_sha256(self) -> str:
@@ -55,6 +59,9 @@ class ModelRunner:
         Raises:
             DeviceFault: the GPU is lost to this process, which has to be started anew.
         """
+        if self._remote is not None:
+            (outputs,) = self._on_server(self._remote, (inputs,))
+            return outputs
         engine = self._engine
         if engine is None:
             return self._on_graph(inputs)
@@ -71,13 +78,16 @@ class ModelRunner:
 
     def run_each(self, batches: Iterable[Tensors]) -> Iterator[Outputs]:
         """See `Overlapping.run_each`. What the engine does not take or fails at goes through `run`."""
+        if self._remote is not None:
+            yield from self._on_server(self._remote, batches)
+            return
         source, waiting = iter(batches), deque[Tensors]()
         engine = self._engine
         if engine is not None:
             # Told by `run`, which is asked next for the batches that have no answer yet.
             with suppress(GiveUp, OutOfDeviceMemory):
                 for outputs in engine.run_each(_while_taken(engine, source, waiting)):
-                    self._ran.add((engine.name, self._engine_sha256))
+                    self._ran.add(f"{engine.name} sha256:{self._engine_sha256}")
                     waiting.popleft()
                     yield outputs
         for inputs in chain(waiting, source):
@@ -89,6 +99,12 @@ class ModelRunner:
             self._engine.close()
         self._engine, self._engine_sha256 = engine, sha256
 
+    def close(self) -> None:
+        """Release the engine, or leave the server."""
+        self.use(None, "")
+        if self._remote is not None:
+            self._remote.close()
+
     def start_job(self) -> None:
         """Forget what ran before."""
         self._ran.clear()
@@ -96,7 +112,7 @@ class ModelRunner:
     @property
     def ran(self) -> tuple[str, ...]:
         """What ran in this job, such as `onnxruntime-cpu 1.23.2 sha256:0123...`, for its results."""
-        return tuple(f"{name} sha256:{sha256}" for name, sha256 in sorted(self._ran))
+        return tuple(sorted(self._ran))
 
     def _on_engine(self, engine: EngineRunner, inputs: Tensors) -> Outputs:
         """In halves where the GPU has no memory, and on ONNX Runtime where one image is too much."""
@@ -109,12 +125,23 @@ class ModelRunner:
                 return self._on_graph(inputs)
             halves = [self._on_engine(engine, half) for half in batches_of(inputs, (count + 1) // 2)]
             return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
-        self._ran.add((engine.name, self._engine_sha256))
+        self._ran.add(f"{engine.name} sha256:{self._engine_sha256}")
         return outputs
 
+    def _on_server(self, remote: RemoteModel, batches: Iterable[Tensors]) -> Iterator[Outputs]:
+        for ran, outputs in remote.run_each(
+            batches, lambda inputs: (self._graph_ran, self._graph.run(inputs))
+        ):
+            self._ran.add(ran)
+            yield outputs
+
     def _on_graph(self, inputs: Tensors) -> Outputs:
-        self._ran.add((f"{self._graph.name} {self._graph.version}", self._graph.sha256))
+        self._ran.add(self._graph_ran)
         return self._graph.run(inputs)
+
+    @property
+    def _graph_ran(self) -> str:
+        return f"{self._graph.name} {self._graph.version} sha256:{self._graph.sha256}"
 
 
 class ModelRunners:
@@ -134,7 +161,7 @@ class ModelRunners:
             graph = OnnxRunner(package.weights, threads=threads)
             if graph.sha256 != package.manifest.weights.sha256:
                 raise GiveUp(f"model {model}: the file is not the one that model.yaml names any more")
-            self._runners[model] = ModelRunner(model, graph)
+            self._runners[model] = ModelRunner(model, graph, remote_model(config, package, graph))
             alive()
         self._machine: Machine = survey()
         self._store = _store(config)
@@ -179,7 +206,7 @@ class ModelRunners:
         """Release engines and GPU. An engine that is being built is left to its process."""
         self._stopping.set()
         for runner in self._runners.values():
-            runner.use(None, "")
+            runner.close()
         if self._device is not None:
             self._device.close()
             self._device = None
