@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.commands import deliveries, engines, results
+from appliance.commands import deliveries, engines, models, results
 from appliance.commands.options import (
     AsJson,
     ConfigFile,
@@ -18,6 +18,7 @@ from appliance.commands.options import (
 )
 from appliance.config.load import load
 from appliance.config.schema import Config
+from appliance.domain.errors import Misconfigured
 
 if TYPE_CHECKING:
     from appliance.observe.process import Process
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(engines.app, name="engines")
+app.add_typer(models.app, name="models")
 app.add_typer(results.app, name="results")
 
 
@@ -43,8 +45,10 @@ def run(config: ConfigFile) -> None:
 
     with problems_as_lines():
         settings = load(config)
-        check_before(settings)
+        damaged = check_before(settings)
         log.configure("run", settings.log.level)
+        for sentence in damaged:  # originals flow whatever a model is like
+            logging.getLogger(__name__).error("model_damaged", extra={"reason": sentence})
         code = supervise(config, settings)
     raise typer.Exit(code)
 
@@ -100,7 +104,9 @@ def check(config: ConfigFile) -> None:
 
     with problems_as_lines(on_stderr=False):
         settings = load(config)
-        check_before(settings)
+        damaged = check_before(settings)
+        if damaged:
+            raise Misconfigured(damaged)
     for line in ("configuration is valid", *explain(settings)):
         typer.echo(line)
 
@@ -113,16 +119,6 @@ def status(config: ConfigFile, as_json: AsJson = False) -> None:
     with problems_as_lines():
         report = status_report(load(config))
     print_report(report, status_tables, as_json=as_json)
-
-
-@app.command()
-def models(config: ConfigFile, as_json: AsJson = False) -> None:
-    """List the model packages, their checksums and the runtime that each will use."""
-    from appliance.services.administration.report import models_report, models_table
-
-    with problems_as_lines():
-        report = models_report(load(config))
-    print_report(report, lambda rows: [models_table(rows)], as_json=as_json)
 
 
 @app.command("conformance")

@@ -253,8 +253,20 @@ class Inference(Section):
     attempts: Annotated[int, Field(ge=1, le=100)] = Field(
         default=3, description="Times that a job is tried before it is reported as not analysed."
     )
-    hang_s: Annotated[float, Field(ge=5.0, le=86400.0)] = Field(
-        default=120.0, description="Seconds without progress after which the inference process is restarted."
+    step_s: Annotated[float, Field(ge=5.0, le=86400.0)] = Field(
+        default=60.0,
+        description="Seconds that one step may take: loading a model, reading an image, one batch through a "
+        "model, writing a result. Then the inference process is killed and started anew.",
+    )
+    failures_in_a_row: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3,
+        description="Series in a row at which a model fails (a crash, an error, an answer that is not finite "
+        "or of another shape) before it is out of service: its series are then reported as not analysed.",
+    )
+    retest_s: Annotated[float, Field(ge=1.0, le=86400.0)] = Field(
+        default=600.0,
+        description="Seconds between tests of a model that is out of service, on the golden inputs of its "
+        "package; the first that succeeds puts it back.",
     )
     runtime: Runtime = Field(
         default="auto",

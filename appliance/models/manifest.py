@@ -155,11 +155,10 @@ class Manifest(_Part):
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read `folder/model.yaml` and check the weights file against its checksum.
+    """Read `folder/model.yaml`.
 
     Raises:
-        Misconfigured: the manifest is missing or wrong, or the weights are missing or not the ones
-            that the manifest names.
+        Misconfigured: the manifest is missing or wrong.
     """
     path = folder / "model.yaml"
     try:
@@ -177,16 +176,19 @@ def load_manifest(folder: Path) -> Manifest:
         ) from error
     if manifest.id != folder.name:
         raise Misconfigured([f"model {folder.name}: {path} declares the id {manifest.id!r}"])
+    return manifest
+
+
+def damage(manifest: Manifest, folder: Path) -> str | None:
+    """Why the weights in `folder` are not those that the manifest names; None if they are."""
     weights = folder / manifest.weights.file
     try:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise Misconfigured([f"model {manifest.id}: {weights} is missing"]) from None
-    if digest != manifest.weights.sha256:
-        raise Misconfigured(
-            [
-                f"model {manifest.id}: {weights} has the SHA-256 {digest}, but model.yaml names "
-                f"{manifest.weights.sha256}: restore the released file"
-            ]
-        )
-    return manifest
+    except OSError as error:
+        return f"model {manifest.id}: {weights} cannot be read: {error.strerror}"
+    if digest == manifest.weights.sha256:
+        return None
+    return (
+        f"model {manifest.id}: {weights} has the SHA-256 {digest}, but model.yaml names "
+        f"{manifest.weights.sha256}: restore the released file"
+    )

@@ -65,6 +65,7 @@ JOB_OUTCOMES = (
     "not_analysed",  # a sentence says why; never to be read as negative
     "failed",  # every attempt failed
 )
+RETEST_RESULTS = ("passed", "failed")
 DELIVERY_KINDS = ("original", "result")
 DELIVERY_RESULTS = ("stored", "postponed", "refused")
 DELIVERY_STATUSES = (
@@ -200,6 +201,18 @@ TRITON_COMPARED = Counter(
     ["model", "result"],
     registry=REGISTRY,
 )
+MODELS_TAKEN_OUT = Counter(
+    "appliance_models_taken_out_total",
+    "Times that a model was taken out of service because it failed.",
+    ["model"],
+    registry=REGISTRY,
+)
+MODEL_RETESTS = Counter(
+    "appliance_model_retests_total",
+    "Tests of a model out of service, by result.",
+    ["model", "result"],
+    registry=REGISTRY,
+)
 INFERENCE_SECONDS = Histogram(
     "appliance_inference_seconds",
     "Seconds from the claim of a job to the results of one step of it in the journal.",
@@ -309,6 +322,11 @@ class MonitorGauge:
 
 SERIES = MonitorGauge("appliance_series", "Series in the journal, by state.", ("state",))
 JOBS = MonitorGauge("appliance_jobs", "Jobs in the journal, by model and state.", ("model", "state"))
+MODEL_IN_SERVICE = MonitorGauge(
+    "appliance_model_in_service",
+    "1 for a model that is given series, 0 for one that is out of service because it failed.",
+    ("model",),
+)
 OUTBOX = MonitorGauge(
     "appliance_outbox_deliveries",
     "Deliveries in the journal, by destination, kind (originals or results) and state.",
@@ -406,6 +424,13 @@ def start_triton_at_zero(model: str) -> None:
         TRITON_FALLBACKS.labels(model, reason)
     for result in ("passed", "refused", "failed"):
         TRITON_COMPARED.labels(model, result)
+
+
+def start_model_at_zero(model: str) -> None:
+    """As `_start_at_zero`, for what has the label of a model."""
+    MODELS_TAKEN_OUT.labels(model)
+    for result in RETEST_RESULTS:
+        MODEL_RETESTS.labels(model, result)
 
 
 def _start_at_zero() -> None:

@@ -1,4 +1,7 @@
-"""The model packages that the configuration names, checked against what it asks of them."""
+"""The model packages that the configuration names, checked against what it asks of them.
+
+Weights that are missing or not those of the manifest concern their model alone: it is out of service.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,25 @@ from pathlib import Path
 
 from appliance.config.schema import Config, Pipeline
 from appliance.domain.errors import Misconfigured
-from appliance.models.manifest import Manifest, load_manifest
+from appliance.models.manifest import Manifest, damage, load_manifest
 
 
 @dataclass(frozen=True)
 class Package:
-    """One model package and the pipeline that uses it."""
+    """One model package and the pipeline that uses it. `damage` says why its weights cannot be used."""
 
     manifest: Manifest
     pipeline: Pipeline
     weights: Path
+    damage: str | None = None
 
 
 def load_packages(config: Config) -> list[Package]:
     """The package of each pipeline, in the order of the configuration.
 
     Raises:
-        Misconfigured: with a sentence for every package that is missing or damaged and for every
-            pipeline that asks its model for what it does not have.
+        Misconfigured: with a sentence for every package without a sound manifest and for every pipeline
+            that asks its model for what it does not have.
     """
     packages, problems = [], []
     for number, pipeline in enumerate(config.pipelines):
@@ -37,7 +41,8 @@ def load_packages(config: Config) -> list[Package]:
         except Misconfigured as error:
             problems += error.problems
             continue
-        packages.append(Package(manifest, pipeline, folder / manifest.weights.file))
+        weights = folder / manifest.weights.file
+        packages.append(Package(manifest, pipeline, weights, damage(manifest, folder)))
         problems += _overrides(number, pipeline, manifest)
         if manifest.task.kind != "triage":
             problems += [

@@ -48,11 +48,12 @@ def subcommand(name: str) -> list[str]:
 
 def limits(config: Config) -> dict[str, Limits]:
     """The processes and their limits, in the order in which they are stopped."""
-    hang_s, dimse_s = config.inference.hang_s, config.delivery.dimse_timeout_s
+    step_s, dimse_s = config.inference.step_s, config.delivery.dimse_timeout_s
     return {
         **{name: Limits(silence_s=60.0, drain_s=60.0) for name in config.receivers},
         "plan": Limits(silence_s=120.0, drain_s=30.0),
-        "infer": Limits(silence_s=hang_s, drain_s=hang_s),
+        # It speaks after each step and only then: what it may be silent for is one step.
+        "infer": Limits(silence_s=step_s, drain_s=step_s),
         # One C-STORE may use its whole time-out, and a second one that of a new association.
         "forward": Limits(silence_s=60.0 + 2.0 * dimse_s, drain_s=10.0 + dimse_s),
         "monitor": Limits(silence_s=60.0, drain_s=10.0),

@@ -17,10 +17,11 @@ from typer.testing import CliRunner, Result
 from appliance.__main__ import app
 from appliance.domain.states import DELIVERY, SERIES
 from appliance.domain.types import Instance, Origin
+from appliance.journal import health
 from appliance.journal.database import Journal
 from appliance.journal.instances import record
 from appliance.journal.series import Skip, complete, plan, waiting
-from tests.support.processes import free_port
+from tests.support.processes import ROOT, free_port
 from tests.support.running import ENVIRONMENT
 
 MANIFEST: dict[str, Any] = {
@@ -111,14 +112,21 @@ def test_a_missing_model_stops_the_start(site: Site, command: str) -> None:
     assert said.endswith("model.yaml is missing\n")
 
 
-@pytest.mark.parametrize("command", ["check", "run", "models"])
-def test_a_changed_model_stops_the_start(site: Site, command: str) -> None:
+def test_a_changed_model_is_named(site: Site) -> None:
+    """It keeps nothing else from working, so `run` starts: see tests/crash/test_faulty_models.py."""
     (site.package / "model.onnx").write_bytes(b"other weights")
-    answer = site.appliance(command)
-    said = answer.stdout + answer.stderr
+    answer = site.appliance("check")
     assert answer.exit_code == 2
-    assert hashlib.sha256(b"other weights").hexdigest() in said
-    assert len(said.splitlines()) == 1
+    assert hashlib.sha256(b"other weights").hexdigest() in answer.stdout
+    assert len(answer.stdout.splitlines()) == 1
+    (row,) = json.loads(site.appliance("models", "--json").stdout)
+    assert row["service"].startswith("cannot be run: model ct-denoise: ")
+
+
+def test_a_missing_model_file_is_named(site: Site) -> None:
+    (site.package / "model.onnx").unlink()
+    answer = site.appliance("check")
+    assert (answer.exit_code, answer.stdout[-42:]) == (2, "cannot be read: No such file or directory\n")
 
 
 def test_a_pipeline_may_only_ask_for_what_its_model_has(site: Site) -> None:
@@ -156,6 +164,7 @@ def test_models_shows_versions_checksums_runtimes_and_destinations(site: Site) -
             "task": "enhance",
             "sha256": checksum,
             "runtime": "onnxruntime-cpu",
+            "service": "in service",
             "destinations": ["pacs"],
         }
     ]
@@ -163,6 +172,48 @@ def test_models_shows_versions_checksums_runtimes_and_destinations(site: Site) -
     assert checksum[:12] in table
     assert checksum not in table
     assert "onnxruntime-cpu" in table
+
+
+def test_a_test_of_a_model_says_what_is_wrong(site: Site) -> None:
+    """The file is no graph, and the appliance has never run: nothing is in the journal."""
+    answer = CliRunner().invoke(app, ["models", "retest", "ct-denoise", "--config", str(site.file)])
+    assert answer.exit_code == 2  # the configuration is not written yet
+    site.write_settings()
+    answer = CliRunner().invoke(app, ["models", "retest", "ct-denoise", "--config", str(site.file)])
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("ct-denoise: ONNX Runtime cannot load model.onnx")
+    answer = CliRunner().invoke(app, ["models", "retest", "unknown", "--config", str(site.file)])
+    assert (answer.exit_code, answer.stderr) == (2, "no pipeline has the model unknown\n")
+    assert not (site.folder / "var").exists()
+
+
+def out_of_service(site: Site, model: str) -> None:
+    with closing(Journal(site.folder / "var" / "journal.sqlite")) as journal, journal.write() as connection:
+        health.register(connection, {model: "sha"})
+        health.take_out(connection, model, "failed 3 series in a row, the last: crashed", retest_s=600.0)
+
+
+def test_a_model_out_of_service_is_shown_with_since_and_why(site: Site) -> None:
+    out_of_service(site, "ct-denoise")
+    (row,) = json.loads(site.appliance("models", "--json").stdout)
+    assert row["service"].startswith("out of service since 20")
+    assert row["service"].endswith(": failed 3 series in a row, the last: crashed")
+    (known,) = json.loads(site.appliance("status", "--json").stdout)["models"]
+    assert known == {"model": "ct-denoise", "service": row["service"], "failures": 0}
+    CliRunner().invoke(app, ["models", "retest", "ct-denoise", "--config", str(site.file)])
+    (row,) = json.loads(site.appliance("models", "--json").stdout)
+    assert "; the last test of it: ONNX Runtime cannot load model.onnx" in row["service"]
+
+
+@pytest.mark.slow
+def test_a_person_puts_a_model_back_by_a_test_that_succeeds(site: Site) -> None:
+    site.settings |= {"engines": {"path": str(ROOT / "engines")}}
+    out_of_service(site, "ct-denoise")
+    site.write_settings()
+    answer = CliRunner().invoke(app, ["models", "retest", "ct-denoise", "--config", str(site.file)])
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    (row,) = json.loads(site.appliance("models", "--json").stdout)
+    assert row["service"] == "in service"
 
 
 def test_models_without_pipelines_is_empty(site: Site) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from appliance.config.load import load
 from appliance.config.schema import Config
+from appliance.journal import health
 from appliance.journal.database import Journal
 from tests.support.processes import free_port, listens, stop, wait_until
 from tests.support.running import ENVIRONMENT
@@ -67,6 +69,16 @@ def monitored(tmp_path: Path) -> Iterator[Monitored]:
     assert stop(started.process) == 0
 
 
+@contextmanager
+def receiving(config: Config) -> Iterator[None]:
+    """A process that stands for `receive` as far as the monitor sees."""
+    receive = subprocess.Popen([sys.executable, "-c", RECEIVE, str(config.run_directory)], env=ENVIRONMENT)
+    try:
+        yield
+    finally:
+        assert stop(receive) == 0
+
+
 def test_the_room_that_is_left_is_a_metric(monitored: Monitored) -> None:
     lines = dict(line.rsplit(" ", 1) for line in monitored.get("/metrics")[1].splitlines() if line[0] != "#")
     assert float(lines["appliance_storage_usable_bytes"]) > 0
@@ -81,14 +93,11 @@ def test_it_is_healthy_by_itself_but_not_ready(monitored: Monitored) -> None:
 
 def test_it_is_ready_with_receive_and_a_journal(monitored: Monitored) -> None:
     config = monitored.config
-    receive = subprocess.Popen([sys.executable, "-c", RECEIVE, str(config.run_directory)], env=ENVIRONMENT)
-    try:
+    with receiving(config):
         wait_until(lambda: "journal" in monitored.get("/readyz")[1], 20, "receive answers")
         assert monitored.get("/readyz") == (503, "the journal does not exist yet\n")
         Journal(config.journal_path).close()
         assert monitored.get("/readyz") == (200, "ready\n")
-    finally:
-        assert stop(receive) == 0
     assert monitored.get("/readyz")[0] == 503
 
 
@@ -111,6 +120,21 @@ def test_metrics_count_what_is_in_the_journal(monitored: Monitored) -> None:
     assert 'appliance_series{state="open"} 1.0' in page
     assert 'appliance_series{state="planned"} 0.0' in page
     assert 'appliance_outbox_oldest_waiting_seconds{destination="pacs"} 0.0' in page
+
+
+def test_a_model_out_of_service_is_told_and_leaves_the_appliance_ready(monitored: Monitored) -> None:
+    with closing(Journal(monitored.config.journal_path)) as journal, journal.write() as connection:
+        health.register(connection, {"faulty": "a", "good": "b"})
+        health.take_out(connection, "faulty", "the last: crashed", retest_s=600.0)
+    page = monitored.get("/metrics")[1]
+    with receiving(monitored.config):
+        wait_until(lambda: monitored.get("/readyz")[0] == 200, 20, "receive answers")
+        status, ready = monitored.get("/readyz")
+    assert 'appliance_model_in_service{model="faulty"} 0.0' in page
+    assert 'appliance_model_in_service{model="good"} 1.0' in page
+    assert status == 200
+    assert re.search(r"^model faulty is out of service since 20\S+: the last: crashed$", ready, re.MULTILINE)
+    assert "good" not in ready
 
 
 def test_a_damaged_journal_does_not_take_the_monitor_down(monitored: Monitored) -> None:

@@ -174,7 +174,7 @@ def test_ctrl_c_reaches_only_the_supervisor(supervised: Supervised) -> None:
 def test_receiving_stops_first_and_the_monitor_last() -> None:
     config = load(ROOT / "config" / "site.yaml")
     assert list(limits(config)) == ["receive", "plan", "infer", "forward", "monitor"]
-    assert limits(config)["infer"].silence_s == config.inference.hang_s
+    assert limits(config)["infer"].silence_s == config.inference.step_s
 
 
 def test_a_steady_life_clears_earlier_failures() -> None:

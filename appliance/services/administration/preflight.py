@@ -12,8 +12,10 @@ from appliance.results.messages import message_writer
 from appliance.services.packages import load_packages
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> list[str]:
     """Look at all that the configuration refers to: model packages, certificates, secrets, templates.
+
+    Returns a sentence for each model that cannot be run, which keeps nothing else from working.
 
     Raises:
         Misconfigured: with a sentence for every mistake.
@@ -26,6 +28,7 @@ def check(config: Config) -> None:
             problems += error.problems
     if problems:
         raise Misconfigured(problems)
+    return [package.damage for package in load_packages(config) if package.damage is not None]
 
 
 def _looks(config: Config) -> Iterator[Callable[[], object]]:

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from appliance.config.schema import Config
 from appliance.domain.states import DELIVERY, JOB, SERIES, Lifecycle
-from appliance.journal import summary
+from appliance.journal import health, summary
 from appliance.journal.database import Journal
+from appliance.journal.health import Health
 from appliance.services.packages import load_packages
 
 Row = dict[str, str | int | float | list[str]]
-_NUMBERS = {"count", "seconds", "id", "attempts", "due_s", "oldest_s", "bytes"}
+_NUMBERS = {"count", "failures", "seconds", "id", "attempts", "due_s", "oldest_s", "bytes"}
 
 
 class StatusReport(TypedDict):
@@ -32,6 +33,7 @@ class StatusReport(TypedDict):
     oldest_waiting_s: dict[str, float]
     destinations: list[Row]
     commitment: list[Row]
+    models: list[Row]
     uncommitted: list[Row]
     spool: list[Row]
 
@@ -53,6 +55,7 @@ def status_report(config: Config) -> StatusReport:
             oldest_waiting_s={},
             destinations=[],
             commitment=[],
+            models=[],
             uncommitted=[],
             spool=[],
         )
@@ -77,6 +80,14 @@ def status_report(config: Config) -> StatusReport:
                 for one in summary.circuits(connection)
             ],
             commitment=_commitment(connection),
+            models=[
+                {
+                    "model": one.model,
+                    "service": _service(None, one),
+                    "failures": one.failures,
+                }
+                for one in health.all_models(connection)
+            ],
             uncommitted=_rows(["destination", "state"], summary.uncommitted(connection)),
             spool=[
                 {"spool": spool, "kept_for": kept_for, "count": count, "bytes": size}
@@ -118,6 +129,7 @@ def status_tables(report: StatusReport) -> list[Table]:
         ("Oldest waiting", ["destination", "seconds"], waiting),
         ("Destinations", ["destination", "circuit", "since", "reason"], report["destinations"]),
         ("Storage commitment", ["role", "state", "count", "oldest_s"], report["commitment"]),
+        ("Models", ["model", "service", "failures"], report["models"]),
         ("Not committed yet", ["destination", "state", "count"], report["uncommitted"]),
         ("Spool", ["spool", "kept_for", "count", "bytes"], report["spool"]),
     ]
@@ -134,15 +146,18 @@ def _by_state(lifecycle: Lifecycle, counts: Iterable[summary.Count]) -> dict[str
 def models_report(config: Config) -> list[Row]:
     """The package of every pipeline: id, version, task, checksum, runtime, and where its results go.
 
-    `reasons` says of each runtime that would come first why it is not used.
+    `reasons` says of each runtime that would come first why it is not used, `service` whether the model is
+    given series, and if not, since when and why.
 
     Raises:
-        Misconfigured: a package is missing or damaged.
+        Misconfigured: a package is missing or its manifest is wrong.
+        TryAgain: the journal cannot be read.
     """
     from appliance.runtime.onnx import preferred_name
     from appliance.services.inference.engines import chosen, survey
 
     machine = survey()
+    known = _health(config)
     rows: list[Row] = []
     for package in load_packages(config):
         choice = chosen(config, package, machine)
@@ -155,6 +170,7 @@ def models_report(config: Config) -> list[Row]:
                 "sha256": package.manifest.weights.sha256,
                 "runtime": preferred_name() if key is None else f"{key.flavour} {key.version}",
                 "reasons": list(choice.reasons),
+                "service": _service(package.damage, known.get(package.manifest.id)),
                 "destinations": package.pipeline.destinations,
             }
         )
@@ -164,7 +180,22 @@ def models_report(config: Config) -> list[Row]:
 def models_table(report: list[Row]) -> Table:
     """The report with short checksums."""
     short = [{**row, "sha256": str(row["sha256"])[:12]} for row in report]
-    return table("Models", ["id", "version", "task", "sha256", "runtime", "reasons", "destinations"], short)
+    columns = ["id", "version", "task", "sha256", "runtime", "reasons", "service", "destinations"]
+    return table("Models", columns, short)
+
+
+def _health(config: Config) -> dict[str, Health]:
+    if not config.journal_path.exists():
+        return {}
+    with closing(Journal(config.journal_path)) as journal, journal.read() as connection:
+        return {one.model: one for one in health.all_models(connection)}
+
+
+def _service(damage: str | None, known: Health | None) -> str:
+    if known is None or known.in_service:
+        return "in service" if damage is None else f"cannot be run: {damage}"
+    retest = "" if known.retest is None else f"; the last test of it: {known.retest}"
+    return f"out of service since {known.since_at}: {known.why}{retest}"
 
 
 def _rows(labels: list[str], counts: Iterable[summary.Count]) -> list[Row]:

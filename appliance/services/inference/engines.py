@@ -176,6 +176,23 @@ def make_ready(
         )
 
 
+def compare_again(config: Config, package: Package) -> None:
+    """Put the active engine of the model to the gate once more; without one there is nothing to do.
+
+    Raises:
+        TryAgain: the process that compares died, or the GPU failed.
+    """
+    machine = survey()
+    if machine.gpu is None or not config.engine_directory.exists():
+        return
+    store = EngineStore(config.engine_directory)
+    record = choose(package.pipeline.runtime or config.inference.runtime, package, machine, store).engine
+    if record is not None:
+        with store.building(record.key.name) as mine:
+            if mine:
+                _gate(config, package, record, store, lambda _line: None)
+
+
 def superfluous(
     store: EngineStore, packages: Sequence[Package], machine: Machine
 ) -> Iterator[tuple[str, str]]:

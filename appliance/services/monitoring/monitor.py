@@ -25,7 +25,7 @@ from appliance.config.schema import Config
 from appliance.domain.errors import ApplianceError, GiveUp, Misconfigured, TryAgain
 from appliance.domain.policy import Space, seconds_to_full
 from appliance.domain.states import COMMITMENT, SERIES, TRANSACTION
-from appliance.journal import summary
+from appliance.journal import health, summary
 from appliance.journal.database import Journal
 from appliance.observe import exposition, metrics
 from appliance.observe.process import Process
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/readyz":
             reason = _why_not_ready(self.server)
             status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-            lines = [reason] if reason else ["ready", *_destinations_away(self.server)]
+            lines = [reason] if reason else ["ready", *_impaired(self.server)]
             self._answer(status, PLAIN, "".join(f"{line}\n" for line in lines).encode())
         else:
             self._answer(HTTPStatus.NOT_FOUND, PLAIN, b"try /metrics, /healthz or /readyz\n")
@@ -206,6 +206,9 @@ def _journal_families(server: _Server) -> list[Metric]:
         return [
             metrics.SERIES.family(series),
             metrics.JOBS.family(_values(summary.jobs_by_state(connection))),
+            metrics.MODEL_IN_SERVICE.family(
+                {(one.model,): float(one.in_service) for one in health.all_models(connection)}
+            ),
             metrics.OUTBOX.family(_values(summary.deliveries_by_state(connection))),
             metrics.OLDEST_WAITING.family(oldest),
             metrics.CIRCUIT.family(circuits),
@@ -243,12 +246,16 @@ def _why_not_ready(server: _Server) -> str | None:
     return None
 
 
-def _destinations_away(server: _Server) -> list[str]:
-    """A line for each destination that is not sent to now: images are taken in all the same."""
+def _impaired(server: _Server) -> list[str]:
+    """A line for each destination that is not sent to now, and each model out of service.
+
+    Images are taken in all the same.
+    """
     try:
         with server.journal.view() as connection:
             circuits = summary.circuits(connection)
             overdue = server.alarm.lines(connection)
+            models = health.all_models(connection)
     except ApplianceError as error:
         return [str(error)]
     away = [
@@ -256,4 +263,9 @@ def _destinations_away(server: _Server) -> list[str]:
         for one in circuits
         if one.state != "closed"
     ]
-    return away + overdue
+    out = [
+        f"model {one.model} is out of service since {one.since_at}: {one.why}"
+        for one in models
+        if not one.in_service
+    ]
+    return away + out + overdue
