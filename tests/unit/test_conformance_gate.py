@@ -91,9 +91,10 @@ def test_what_we_make_passes(made: dict[str, list[Case]]) -> None:
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        *(("ct", kind) for kind in WRITERS),
-        *((source, "enhanced") for source in SOURCES if source != "ct"),
-        *((source, "seg") for source in ("us", "enhanced-mr")),
+        *(("ct", kind) for kind in WRITERS if kind != "sr"),
+        pytest.param("ct", "sr", marks=pytest.mark.slow),
+        *(pytest.param(source, "enhanced", marks=pytest.mark.slow) for source in SOURCES if source != "ct"),
+        *(pytest.param(source, "seg", marks=pytest.mark.slow) for source in ("us", "enhanced-mr")),
     ],
 )
 def test_a_missing_or_corrupt_type_1_attribute_anywhere_is_caught(

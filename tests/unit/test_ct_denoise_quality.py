@@ -44,6 +44,7 @@ def test_it_beats_doing_nothing_and_a_gaussian_and_keeps_up_with_non_local_means
         assert rmse["ct-denoise"] < 1.10 * rmse["nlm"]
 
 
+@pytest.mark.slow
 def test_it_leaves_alone_what_has_no_noise_and_nothing_at_strength_0(cases: list[Case]) -> None:
     denoise, strength = model()
     noisy = next(case.noisy for case in cases if case.level == "high")
@@ -52,6 +53,7 @@ def test_it_leaves_alone_what_has_no_noise_and_nothing_at_strength_0(cases: list
     np.testing.assert_allclose(denoise(still, strength), still, atol=0.1)
 
 
+@pytest.mark.slow
 def test_more_strength_changes_more_and_never_beyond_the_bound(cases: list[Case]) -> None:
     runner = OnnxRunner(PACKAGE / "model.onnx", threads=1)
     noisy = next(case.noisy for case in cases if case.level == "medium")[None, None]
@@ -65,6 +67,7 @@ def test_more_strength_changes_more_and_never_beyond_the_bound(cases: list[Case]
     assert changes[2] == pytest.approx(4 * changes[0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_it_estimates_the_noise(cases: list[Case]) -> None:
     runner = OnnxRunner(PACKAGE / "model.onnx", threads=1)
     for case in cases:
@@ -73,6 +76,7 @@ def test_it_estimates_the_noise(cases: list[Case]) -> None:
         assert 0.5 < float(estimate.mean()) / case.noise_hu < 2.0
 
 
+@pytest.mark.slow
 def test_a_volume_of_the_held_out_family_is_enhanced_and_a_nearly_noise_free_one_is_not_analysed(
     cases: list[Case], manifest: Manifest
 ) -> None:
