@@ -2,133 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pwd
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from highdicom.sr import srread
-from pydicom import Dataset, dcmread
-from typer.testing import CliRunner
+from pydicom import dcmread
 
-from appliance.__main__ import app
-from appliance.config.load import load
 from appliance.dicom.codes import NOTICE
-from appliance.domain.types import Artifact, Delivery, Postponed, Refused, Stored
-from appliance.journal import deliveries, jobs, messages
+from appliance.domain.types import Postponed, Refused, Stored
+from appliance.journal import deliveries, messages
 from appliance.journal.database import Journal
-from appliance.journal.jobs import Result
-from appliance.journal.messages import Message
-from appliance.results.messages import message_writer
+from appliance.journal.interventions import Intervention, intervene
+from appliance.services.administration import retraction
 from appliance.services.inference.messenger import is_due
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
-from tests.dicom_samples import CtSeries
-from tests.journal_samples import claimed_job, open_journal, planned_job
 from tests.message_samples import NEGATIVE, NOTIFICATION
-from tests.result_samples import findings, produce, sample_volume
-
-MODEL = "head-ct-triage"
-WHY = "wrong patient | model fault"
-DESTINATIONS = ("pacs", "old", "ris", "pager", "worklist")
-
-
-class Site:
-    """A positive answer with a report, a card and a message for each kind of destination, not sent yet."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "secret").write_bytes(b"0123456789abcdef")
-        self.path = folder / "site.yaml"
-        peer = {"host": "127.0.0.1", "port": 104}
-        self.path.write_text(
-            yaml.safe_dump(
-                {
-                    "station": {"ae_title": "EDGE"},
-                    "storage": {"path": "./var", "durability": "os"},
-                    "destinations": {
-                        "pacs": {"ae_title": "PACS", **peer},
-                        "old": {"ae_title": "OLD", "takes": ["sc"], **peer},
-                        "ris": {"kind": "hl7", **peer},
-                        "pager": {"kind": "webhook", "url": "http://pager/", "secret": "secret"},
-                        "worklist": {"kind": "ups", "ae_title": "RIS", "retrieve_ae_title": "PACS", **peer},
-                    },
-                }
-            )
-        )
-        self.config = load(self.path)
-        self.config.storage.path.mkdir()
-        self.journal: Journal = open_journal(self.config.storage.path)
-        planned_job(self.journal, uid=NOTIFICATION.series_instance_uid, model=MODEL)
-        self.job = claimed_job(self.journal)
-        volume = sample_volume(folder / "series", CtSeries(slices=3, rows=16, columns=16))
-        storage = Storage(self.config)
-        with closing(storage.journal):
-            artifacts = []
-            for made in produce(findings(volume, positive=True), volume):
-                content = made.encode()
-                artifacts.append(
-                    Artifact(
-                        made.kind, made.sop_instance_uid, made.sop_class_uid, made.transfer_syntax_uid,
-                        made.study_instance_uid, made.series_instance_uid,
-                        hashlib.sha256(content).hexdigest(), len(content),
-                        storage.results.put((content[PREAMBLE_BYTES:],)), urgent=False,
-                    )
-                )  # fmt: skip
-            told = [self._message(storage, name) for name in ("ris", "pager", "worklist")]
-        takes = {"pacs": ("sr", "sc"), "old": ("sc",)}
-        with self.journal.write() as connection:
-            result = Result("positive", None, None, "sha", 1.0)
-            jobs.finish(connection, self.job, result, artifacts, takes, told)
-        self.report = next(one.sop_instance_uid for one in artifacts if one.kind == "sr")
-
-    def _message(self, storage: Storage, name: str) -> Message:
-        written = message_writer(self.config, name)(NOTIFICATION)
-        key = storage.results.put((written.content,))
-        artifact = Artifact(
-            written.kind, written.uid, written.sop_class_uid, written.transfer_syntax_uid,
-            NOTIFICATION.study_instance_uid, NOTIFICATION.series_instance_uid, "sha", len(written.content),
-            key, urgent=True,
-        )  # fmt: skip
-        return Message(artifact, name)
-
-    def send(self, destination: str, result: Stored | Postponed | Refused | None = None) -> None:
-        """Send all that waits there."""
-        with self.journal.write() as connection:
-            while claimed := deliveries.claim(connection, destination, limit=1):
-                deliveries.settle(connection, claimed[0], result or Stored(0), delay_s=1000)
-
-    def run(self, *arguments: str) -> Any:
-        return CliRunner().invoke(app, ["results", arguments[0], "--config", str(self.path), *arguments[1:]])
-
-    def waiting(self, destination: str) -> list[Delivery]:
-        """What waits there, in the order in which it is sent."""
-        with self.journal.write() as connection:
-            found: list[Delivery] = []
-            while claimed := deliveries.claim(connection, destination, limit=1):
-                found += claimed
-                deliveries.settle(connection, claimed[0], Stored(0), delay_s=0)
-            return found
-
-    def file(self, delivery: Delivery) -> Path:
-        storage = Storage(self.config)
-        with closing(storage.journal):
-            return storage.results.path(delivery.spool_key)
-
-    def states(self, destination: str) -> list[str]:
-        with self.journal.read() as connection:
-            return [
-                row["state"]
-                for row in connection.execute(
-                    "SELECT state FROM deliveries WHERE destination = ? AND spool = 'results' ORDER BY id",
-                    (destination,),
-                )
-            ]
+from tests.retraction_site import DESTINATIONS, WHY, Site, values
 
 
 @pytest.fixture
@@ -136,34 +32,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield Site(tmp_path)
 
 
-def values(report: Dataset) -> list[str]:
-    """Code values, numbers and texts of a content tree."""
-    found = []
-
-    def walk(item: Dataset) -> None:
-        for child in item.get("ContentSequence", ()):
-            match child.ValueType:
-                case "CODE":
-                    found.append(child.ConceptCodeSequence[0].CodeMeaning)
-                case "NUM":
-                    found.append(f"number {child.MeasuredValueSequence[0].NumericValue}")
-                case "TEXT":
-                    found.append(child.TextValue)
-                case "UIDREF":
-                    found.append(child.UID)
-            walk(child)
-
-    walk(report)
-    return found
-
-
 def test_whoever_was_told_learns_that_it_is_taken_back(site: Site) -> None:
     for name in DESTINATIONS:
         site.send(name)
     answer = site.run("retract", site.report, "--reason", WHY)
     assert answer.exit_code == 0, answer.output
-    assert "4 corrections" in answer.output
-    assert "ups stays at worklist" in answer.output and answer.output.count("stays") == 1
+    assert "5 corrections" in answer.output and " keeps " not in answer.output
 
     delivery, card = site.waiting("pacs")
     assert delivery.priority == 1
@@ -201,6 +75,12 @@ def test_whoever_was_told_learns_that_it_is_taken_back(site: Site) -> None:
     assert document["outcome"] == "retracted" and document["reason"] == WHY
     assert document["id"] == delivery.sop_instance_uid != document["retracts"]
 
+    (delivery,) = site.waiting("worklist")
+    request = dcmread(site.file(delivery))
+    workitem = next(one.artifact.sop_instance_uid for one in site.told if one.destination == "worklist")
+    assert request.file_meta.MediaStorageSOPInstanceUID == workitem != delivery.sop_instance_uid
+    assert request.ReasonForCancellation == f"Retracted: {WHY}"
+
 
 def test_the_tracking_uid_stays(site: Site) -> None:
     site.send("pacs")
@@ -237,7 +117,48 @@ def test_what_may_have_arrived_is_corrected(site: Site) -> None:
     assert len(sent) == 2 and site.report not in [delivery.sop_instance_uid for delivery in sent]
 
 
-def test_an_answer_is_taken_back_once_and_only_if_nothing_moves(site: Site) -> None:
+def test_what_was_dropped_in_doubt_is_corrected_as_well(site: Site) -> None:
+    site.send("ris", Postponed("no response"))
+    with site.journal.write() as connection:
+        connection.execute("UPDATE deliveries SET due_s = 0")
+        (row,) = connection.execute("SELECT id FROM deliveries WHERE destination = 'ris'").fetchall()
+        intervene(connection, Intervention.DROP, row["id"], "the interface is broken")
+    site.send("old", Refused("not wanted", 0xC000))
+    with site.journal.write() as connection:
+        (row,) = connection.execute("SELECT id FROM deliveries WHERE destination = 'old'").fetchall()
+        intervene(connection, Intervention.DROP, row["id"], "they do not want it")
+    report = {row["destination"]: row for row in site.retract()["destinations"]}
+    assert (report["ris"]["has"], report["ris"]["may_have"], report["ris"]["told"]) == (0, 1, ["correction"])
+    assert (report["old"]["may_have"], report["old"]["dropped"], report["old"]["told"]) == (0, 1, [])
+    assert len(site.waiting("ris")) == 1 and site.waiting("old") == []
+
+
+def test_what_is_being_sent_is_waited_for(site: Site) -> None:
+    with site.journal.write() as connection:
+        (original,) = deliveries.claim(connection, "pacs", limit=1)
+        deliveries.settle(connection, original, Stored(0), delay_s=0)
+        (sending,) = deliveries.claim(connection, "pacs", limit=1)
+
+    def arrive() -> None:
+        journal = Journal(site.config.journal_path)
+        with closing(journal), journal.write() as connection:
+            deliveries.settle(connection, sending, Stored(0), delay_s=0)
+
+    timer = threading.Timer(0.5, arrive)
+    timer.start()
+    done = site.retract()
+    timer.join()
+    report = {(row["destination"], row["kind"]): row for row in done["destinations"]}
+    sent = report["pacs", "sr"]
+    assert (sent["has"], sent["dropped"], sent["told"]) == (1, 0, ["superseding report"])
+    assert report["pacs", "sc"]["dropped"] == 1
+    assert site.states("pacs") == ["stored", "dropped", "pending"]
+
+
+def test_an_answer_is_taken_back_once_and_only_if_nothing_moves(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraction, "_PATIENCE_S", 0.0)
     with site.journal.write() as connection:
         (sending,) = deliveries.claim(connection, "ris", limit=1)
     answer = site.run("retract", site.report, "--reason", WHY)
