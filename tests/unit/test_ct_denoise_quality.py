@@ -1,7 +1,7 @@
-"""The committed `ct-denoise` on a few phantoms of the held-out family, against the gates.
+"""The committed `ct-denoise` on a few phantoms of the development family, against the gates.
 
-`python -m tools.validate.ct_denoise` measures the same on more phantoms, and on finer grids of
-strengths for the baselines.
+`python -m tools.validate.ct_denoise` gives the verdict: on the held-out family, which tests leave alone,
+on more phantoms, and with finer grids of strengths for the baselines.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from appliance.models.tasks import enhance
 from appliance.runtime.onnx import OnnxRunner
 from tests.volumes import volume_of
 from tools.validate.ct_denoise import PACKAGE, gaussian, measure, model, non_local_means
-from tools.validate.ct_denoise_cases import NOISE_LEVELS, Case, held_out_cases
+from tools.validate.ct_denoise_cases import NOISE_LEVELS, Case, development_cases
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     """Four phantoms at every noise level; the seed is not that of the published figures."""
-    return held_out_cases(4, NOISE_LEVELS, seed=77)
+    return development_cases(4, NOISE_LEVELS, seed=77)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_it_beats_doing_nothing_and_a_gaussian_and_keeps_up_with_non_local_means
         "gaussian": [gaussian(width) for width in (0.3, 0.6, 0.85, 1.2, 1.7, 2.5)],
         "nlm": [non_local_means(factor, knows_noise=True) for factor in (0.4, 0.6, 0.8, 1.0, 1.4)],
     }
-    report = measure(cases, "simulated, held-out family, 4 phantoms", candidates)
+    report = measure(cases, "simulated, development family, 4 phantoms", candidates)
     assert len(report.gates) == 4 * len(NOISE_LEVELS)
     assert not [gate for gate, passed in report.gates.items() if not passed and "nlm" not in gate]
     for figures in report.levels.values():
@@ -77,7 +77,7 @@ def test_it_estimates_the_noise(cases: list[Case]) -> None:
 
 
 @pytest.mark.slow
-def test_a_volume_of_the_held_out_family_is_enhanced_and_a_nearly_noise_free_one_is_not_analysed(
+def test_a_volume_is_enhanced_and_a_nearly_noise_free_one_is_not_analysed(
     cases: list[Case], manifest: Manifest
 ) -> None:
     task = manifest.task

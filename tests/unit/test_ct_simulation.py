@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
 from tools.simulate.ct import Acquisition, Kernel, Phantom, Scan, projector, scan
-from tools.simulate.ct_phantoms import (
+from tools.simulate.ct_phantoms import TRAINING_FAMILIES, Family, training_acquisition
+from tools.simulate.ct_unseen import (
+    DEVELOPMENT_FAMILIES,
     HELD_OUT_FAMILIES,
-    TRAINING_FAMILIES,
-    Family,
+    development_acquisition,
     held_out_acquisition,
-    training_acquisition,
 )
 
 SIZE = 64
+FAMILIES = [*TRAINING_FAMILIES.values(), *DEVELOPMENT_FAMILIES.values(), *HELD_OUT_FAMILIES.values()]
 HOW = Acquisition(Kernel("hann", 1.0), 4.0, 20.0, electronic=0.0, bowtie=0.0, views=90)
 
 
@@ -71,7 +73,7 @@ def test_a_sharper_kernel_keeps_more_detail_and_moves_the_noise_to_finer_grain()
     assert edges[1] > edges[0]
 
 
-@pytest.mark.parametrize("family", [*TRAINING_FAMILIES.values(), *HELD_OUT_FAMILIES.values()])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_phantom_is_a_body_of_plausible_hu_in_air(family: Family) -> None:
     phantom = family(128, np.random.default_rng(5))
     assert 0.1 < phantom.body.mean() < 0.8
@@ -80,20 +82,24 @@ def test_a_phantom_is_a_body_of_plausible_hu_in_air(family: Family) -> None:
     assert np.mean(np.abs(phantom.hu[phantom.body]) < 200.0) > 0.2
 
 
-@pytest.mark.parametrize("family", [*TRAINING_FAMILIES.values(), *HELD_OUT_FAMILIES.values()])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_seed_names_one_phantom(family: Family) -> None:
     first, again, other = (family(64, np.random.default_rng(seed)).hu for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 10.0
 
 
-def test_training_and_held_out_acquisitions_do_not_overlap() -> None:
+def test_training_development_and_held_out_acquisitions_do_not_overlap() -> None:
     rng = np.random.default_rng(0)
-    training = [training_acquisition(rng, 20.0) for _ in range(100)]
-    held_out = [held_out_acquisition(rng, 20.0) for _ in range(100)]
-    assert not {how.kernel.name for how in training} & {how.kernel.name for how in held_out}
-    assert not {how.views for how in training} & {how.views for how in held_out}
-    assert max(how.pixel_mm for how in held_out) < min(how.pixel_mm for how in training)
-    assert min(how.electronic for how in held_out) >= max(how.electronic for how in training)
-    assert min(how.bowtie for how in held_out) > max(how.bowtie for how in training)
-    assert not set(TRAINING_FAMILIES) & set(HELD_OUT_FAMILIES)
+    drawn = [
+        [acquisition(rng, 20.0) for _ in range(100)]
+        for acquisition in (training_acquisition, development_acquisition, held_out_acquisition)
+    ]
+    for nearer, further in pairwise(drawn):
+        assert max(how.pixel_mm for how in further) <= min(how.pixel_mm for how in nearer)
+        assert min(how.electronic for how in further) >= max(how.electronic for how in nearer)
+        assert min(how.bowtie for how in further) >= max(how.bowtie for how in nearer)
+    for one, other in combinations(drawn, 2):
+        assert not {how.kernel.name for how in one} & {how.kernel.name for how in other}
+        assert not {how.views for how in one} & {how.views for how in other}
+    assert len({*TRAINING_FAMILIES, *DEVELOPMENT_FAMILIES, *HELD_OUT_FAMILIES}) == len(FAMILIES)

@@ -16,7 +16,7 @@ from scipy import fft, sparse
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-KernelName = Literal["hann", "shepp-logan", "ram-lak", "edge", "butterworth", "sharp"]
+KernelName = Literal["hann", "shepp-logan", "ram-lak", "edge", "butterworth", "sharp", "gaussian", "bone"]
 
 MU_WATER_PER_CM = 0.193
 """Attenuation of water at about 70 keV (NIST XCOM)."""
@@ -35,7 +35,7 @@ class Kernel:
     """A reconstruction kernel: the apodisation of the ramp filter.
 
     `cutoff` is a fraction of the Nyquist frequency of the pixel grid; `boost` raises the frequencies
-    below the cutoff ("edge", "sharp").
+    below the cutoff ("edge", "sharp", "bone").
     """
 
     name: KernelName
@@ -54,6 +54,11 @@ class Kernel:
             return np.where(inside, 1.0, 0.0)
         if self.name == "butterworth":
             return 1.0 / (1.0 + relative**6)
+        if self.name == "gaussian":
+            return np.exp(-(relative**2))
+        if self.name == "bone":
+            fall: NDArray[np.float64] = np.exp(-2.0 * relative**4)
+            return (1.0 + self.boost * relative**1.5) * fall
         roll_off = np.where(inside, np.cos(0.5 * np.pi * np.minimum(relative, 1.0)) ** 2, 0.0)
         if self.name == "edge":
             return roll_off * (1.0 + self.boost * relative**2)

@@ -1,12 +1,13 @@
-"""Measure the committed `ct-denoise` against doing nothing, a Gaussian filter and non-local means.
+"""Measure `ct-denoise` against doing nothing, a Gaussian filter, total variation and non-local means.
 
-    python -m tools.validate.ct_denoise [--json FILE] [--phantoms N]
+    python -m tools.validate.ct_denoise [--json FILE] [--phantoms N] [--model FILE] [--development]
 
-On phantoms of the held-out family, scanned in the held-out ranges. The model runs at the strength of
-its manifest, the same for every dose. A baseline runs, per noise level and per metric, at the strength
+On phantoms of the held-out family, scanned in the held-out ranges; with `--development`, on those of the
+development family, which may be looked at as often as one likes. The model runs at the strength of its
+manifest, the same for every dose. A baseline runs, per noise level and per metric, at the strength
 that scores best on these very images, which favours the baselines. Exit status 1 if a gate fails.
-Where $APPLIANCE_TEST_DATA has real CT series, real slices with added noise are measured too, without
-gates.
+Where $APPLIANCE_TEST_DATA has real CT series, real slices with added noise and thin real slices as they
+are come after that, without gates. At the end, the time for a slice of 512 x 512.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.metrics import structural_similarity
-from skimage.restoration import denoise_nl_means
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from appliance.models.manifest import EnhanceTask, load_manifest
 from appliance.runtime.onnx import OnnxRunner
 from tools.simulate.ct import Image
 from tools.validate.ct_denoise_cases import (
+    NEIGHBOUR_SERIES,
     NOISE_LEVELS,
     REAL_NOISE_LEVELS,
     REAL_SERIES,
     Case,
+    development_cases,
     held_out_cases,
+    neighbour_cases,
     real_cases,
 )
 
@@ -41,6 +46,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "engines" / "ct-denoise"
 WINDOW = (-160.0, 240.0)
 """PSNR and SSIM are those of what this window shows."""
 GAUSSIAN_WIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
+TV_FACTORS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 NLM_FACTORS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0)
 METRICS: Mapping[str, int] = {"rmse_hu": -1, "soft_rmse_hu": -1, "psnr_db": 1, "ssim": 1}
 """Each metric, and whether more (1) or less (-1) is better."""
@@ -65,12 +71,12 @@ def scores(image: Image, case: Case) -> dict[str, float]:
     }
 
 
-def model() -> tuple[Callable[[Image, float], Image], float]:
-    """The committed model as (image, strength) -> image, and the strength of its manifest."""
+def model(file: Path | None = None) -> tuple[Callable[[Image, float], Image], float]:
+    """A model file, else the committed one, as (image, strength) -> image; the strength of the manifest."""
     manifest = load_manifest(PACKAGE)
     if not isinstance(manifest.task, EnhanceTask):
         raise TypeError(f"{PACKAGE} is not an enhancement model")
-    runner = OnnxRunner(PACKAGE / manifest.weights.file, threads=1)
+    runner = OnnxRunner(file or PACKAGE / manifest.weights.file, threads=1, cpu_only=True)
 
     def apply(image: Image, strength: float) -> Image:
         inputs = {
@@ -83,9 +89,33 @@ def model() -> tuple[Callable[[Image, float], Image], float]:
     return apply, manifest.task.strength
 
 
+def slice_milliseconds(file: Path | None, threads: int, rounds: int = 9) -> list[float]:
+    """Median, smallest and largest time for a slice of 512 x 512 on that many cores."""
+    runner = OnnxRunner(file or PACKAGE / load_manifest(PACKAGE).weights.file, threads=threads, cpu_only=True)
+    noisy = np.random.default_rng(1).normal(40.0, 20.0, (1, 1, 512, 512)).astype(np.float32)
+    inputs = {"x": noisy, "strength": np.ones((1, 1), np.float32)}
+    taken = []
+    for _ in range(rounds + 1):
+        begun = time.perf_counter()
+        runner.run(inputs)
+        taken.append(1000.0 * (time.perf_counter() - begun))
+    return [round(float(value), 1) for value in (np.median(taken[1:]), min(taken[1:]), max(taken[1:]))]
+
+
 def gaussian(width: float) -> Denoise:
     """A Gaussian filter of `width` pixels."""
     return lambda image, _: np.asarray(ndimage.gaussian_filter(image, width), np.float32)
+
+
+def total_variation(factor: float) -> Denoise:
+    """Total variation (Chambolle 2004) with a weight of factor * noise."""
+
+    def apply(image: Image, noise_hu: float) -> Image:
+        clipped = np.clip(image, -1024.0, 3071.0)
+        denoised = denoise_tv_chambolle(clipped, weight=factor * noise_hu)  # type: ignore[no-untyped-call]
+        return np.asarray(denoised, np.float32)
+
+    return apply
 
 
 def non_local_means(factor: float, knows_noise: bool) -> Denoise:
@@ -111,6 +141,7 @@ def baselines() -> dict[str, list[Denoise]]:
     """The strengths that each baseline may choose from."""
     return {
         "gaussian": [gaussian(width) for width in GAUSSIAN_WIDTHS],
+        "tv": [total_variation(factor) for factor in TV_FACTORS],
         "nlm": [non_local_means(factor, knows) for factor in NLM_FACTORS for knows in (False, True)],
     }
 
@@ -162,9 +193,11 @@ class Report:
     gates: dict[str, bool]
 
 
-def measure(cases: list[Case], title: str, candidates: Mapping[str, list[Denoise]]) -> Report:
-    """Score the model and the baselines on every noise level of `cases`."""
-    denoise, strength = model()
+def measure(
+    cases: list[Case], title: str, candidates: Mapping[str, list[Denoise]], file: Path | None = None
+) -> Report:
+    """Score the model (`file`, else the committed one) and the baselines on every noise level of `cases`."""
+    denoise, strength = model(file)
     levels: dict[str, dict[str, Figures]] = {}
     gates: dict[str, bool] = {}
     for level in dict.fromkeys(case.level for case in cases):
@@ -214,21 +247,37 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--phantoms", type=int, default=12)
+    parser.add_argument("--model", type=Path, help="an ONNX file in place of the committed one")
+    parser.add_argument("--development", action="store_true")
     arguments = parser.parse_args()
-    cases = held_out_cases(arguments.phantoms, NOISE_LEVELS)
-    reports = [measure(cases, f"simulated, held-out family, n={arguments.phantoms} phantoms", baselines())]
-    real = Path(os.environ.get("APPLIANCE_TEST_DATA") or PACKAGE.parents[2] / "shared" / "data")
-    if all((real / series).is_dir() for series in REAL_SERIES):
-        cases = real_cases(real, REAL_NOISE_LEVELS)
-        slices = len(cases) // len(REAL_NOISE_LEVELS)
-        reports.append(
-            measure(cases, f"real, n={slices} slices of 2 series, added noise; no gate", baselines())
-        )
+    kind, make = ("development", development_cases) if arguments.development else ("held-out", held_out_cases)
+    title = f"simulated, {kind} family, n={arguments.phantoms} phantoms"
+    file: Path | None = arguments.model
+    reports = [measure(make(arguments.phantoms, NOISE_LEVELS), title, baselines(), file)]
+    reports += [measure(cases, title, baselines(), file) for title, cases in _real(arguments.development)]
     for report in reports:
         print_report(report, gated=report is reports[0])
+    times = {threads: slice_milliseconds(file, threads) for threads in (1, 2)}
+    for threads, (median, least, most) in times.items():
+        sys.stdout.write(f"512 x 512 on {threads} cores: median {median} ms [{least}, {most}]\n")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([vars(report) for report in reports], indent=1) + "\n")
+        content = {"reports": [vars(report) for report in reports], "slice_ms": times}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(reports[0].gates.values()) else 1
+
+
+def _real(development: bool) -> Iterable[tuple[str, list[Case]]]:
+    """The real images that there are, with their titles."""
+    folder = Path(os.environ.get("APPLIANCE_TEST_DATA") or PACKAGE.parents[2] / "shared" / "data")
+    if development or not all((folder / series).is_dir() for series in REAL_SERIES):
+        return
+    cases = real_cases(folder, REAL_NOISE_LEVELS)
+    slices = len(cases) // len(REAL_NOISE_LEVELS)
+    yield f"real, n={slices} slices of 2 series, added noise; no gate", cases
+    if all((folder / series).is_dir() for series in NEIGHBOUR_SERIES.values()):
+        cases = neighbour_cases(folder)
+        slices = len(cases) // len(NEIGHBOUR_SERIES)
+        yield f"real, n={slices} slices of each series, RMSE to their neighbours; no gate", cases
 
 
 if __name__ == "__main__":

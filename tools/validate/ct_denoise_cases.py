@@ -1,8 +1,8 @@
-"""Images to measure `ct-denoise` on: phantoms of the held-out family, and real slices at a lower dose."""
+"""Images to measure `ct-denoise` on: phantoms of families it never saw, and real slices at a lower dose."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,22 @@ from scipy import ndimage
 
 from appliance.dicom.volume import load_volume
 from tools.simulate.ct import Acquisition, Image, Kernel, Mask, Phantom, scan
-from tools.simulate.ct_phantoms import HELD_OUT_FAMILIES, held_out_acquisition
+from tools.simulate.ct_phantoms import Family
+from tools.simulate.ct_unseen import (
+    DEVELOPMENT_FAMILIES,
+    HELD_OUT_FAMILIES,
+    development_acquisition,
+    held_out_acquisition,
+)
 
 SIZE = 256
 NOISE_LEVELS: Mapping[str, float] = {"very low": 3.5, "low": 9.0, "medium": 28.0, "high": 90.0}
 """Noise wanted at the centre, in HU; the mean over the body is about 0.6 of it."""
 REAL_SERIES = ("ct/human-lung", "ct/philips-skull-phantom/std-5mm")
+NEIGHBOUR_SERIES: Mapping[str, str] = {
+    "real 1 mm, standard kernel": "ct/philips-skull-phantom/std-1mm-slices-50-89",
+    "real 1 mm, bone kernel": "ct/philips-skull-phantom/bone-1mm-slices-50-89",
+}
 REAL_NOISE_LEVELS: Mapping[str, float] = {"real +low": 10.0, "real +medium": 30.0, "real +high": 60.0}
 
 
@@ -37,14 +47,29 @@ class Case:
 
 
 def held_out_cases(phantoms: int, levels: Mapping[str, float], seed: int = 2026) -> list[Case]:
-    """Each phantom of the held-out family at each noise level, in whole HU as a scanner stores them."""
-    families = list(HELD_OUT_FAMILIES.values())
+    """Phantoms of the held-out family in the held-out ranges: for the verdict, never for a choice."""
+    return _cases(HELD_OUT_FAMILIES, held_out_acquisition, phantoms, levels, seed)
+
+
+def development_cases(phantoms: int, levels: Mapping[str, float], seed: int = 2026) -> list[Case]:
+    """Phantoms of the development family, which may steer the model."""
+    return _cases(DEVELOPMENT_FAMILIES, development_acquisition, phantoms, levels, seed)
+
+
+def _cases(
+    families: Mapping[str, Family],
+    acquisition: Callable[[np.random.Generator, float], Acquisition],
+    phantoms: int,
+    levels: Mapping[str, float],
+    seed: int,
+) -> list[Case]:
+    """Each phantom at each noise level, in whole HU as a scanner stores them."""
     cases = []
     for number in range(phantoms):
         rng = np.random.default_rng([seed, number])
-        phantom = families[number % len(families)](SIZE, rng)
+        phantom = list(families.values())[number % len(families)](SIZE, rng)
         for level, noise_hu in levels.items():
-            scanned = scan(phantom, held_out_acquisition(rng, noise_hu), rng)
+            scanned = scan(phantom, acquisition(rng, noise_hu), rng)
             noisy = np.round(scanned.clean + scanned.noise[0])
             cases.append(Case(number, level, noisy, scanned.clean, scanned.body))
     return cases
@@ -71,4 +96,23 @@ def real_cases(folder: Path, levels: Mapping[str, float], slices: int = 8, seed:
                 noise = scan(Phantom(hu, body), how, rng).noise[0]
                 cases.append(Case(number, level, np.round(hu + noise), hu, body))
             number += 1
+    return cases
+
+
+def neighbour_cases(folder: Path, slices: int = 10) -> list[Case]:
+    """Thin real slices with the noise they have; the reference is the mean of the two beside each.
+
+    The noise of these slices is independent of their neighbours', so the reference's own noise and what
+    changes from slice to slice add the same to the squared error of every method: what is left of the
+    slice's noise decides which is lowest. Scored on soft tissue near the middle of the image.
+    """
+    cases: list[Case] = []
+    for level, series in NEIGHBOUR_SERIES.items():
+        voxels = load_volume(sorted((folder / series).glob("*.dcm"))).voxels
+        rows, columns = (slice((side - SIZE) // 2, (side + SIZE) // 2) for side in voxels.shape[1:])
+        for index in np.linspace(1, len(voxels) - 2, slices).astype(int):
+            inner = np.maximum(voxels[index - 1 : index + 2, rows, columns], -1024.0).astype(np.float32)
+            reference = (inner[0] + inner[2]) / 2.0
+            smooth = ndimage.gaussian_filter(reference, 2.0)
+            cases.append(Case(int(index), level, inner[1], reference, np.abs(smooth) < 200.0))
     return cases

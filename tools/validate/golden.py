@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from appliance.models.tasks.triage import inputs_of, prepare_aligned_head
 from tools.simulate.head_series import simulate_series
-from tools.validate.ct_denoise_cases import NOISE_LEVELS, held_out_cases
+from tools.validate.ct_denoise_cases import NOISE_LEVELS, development_cases
 from tools.validate.head_ct_triage_cases import volume_of
 
 ENGINES = Path(__file__).resolve().parents[2] / "engines"
@@ -33,7 +33,7 @@ _Array = NDArray[np.float32]
 def denoising() -> dict[str, _Array]:
     """One slice of each noise level in whole HU, cropped to its middle, at full and at half strength."""
     arrays: dict[str, _Array] = {}
-    cases = held_out_cases(1, NOISE_LEVELS, seed=5)
+    cases = development_cases(1, NOISE_LEVELS, seed=5)
     for number, case in enumerate(cases):
         rows, columns = ((size - _CROP) // 2 for size in case.noisy.shape)
         middle = case.noisy[rows : rows + _CROP, columns : columns + _CROP]
