@@ -9,7 +9,7 @@ from pydicom.uid import UID, UID_dictionary  # type: ignore[attr-defined]
 from appliance.config.destinations import DicomNode
 from appliance.config.schema import Config
 from appliance.destinations.statuses import judge
-from appliance.destinations.ups import judge_creation
+from appliance.destinations.ups import judge_cancellation, judge_creation
 from appliance.dicom.header import CANNOT_UNDERSTAND
 from appliance.dicom.transcode import TARGETS, targets
 from appliance.domain.commitment import SEND_AGAIN
@@ -154,6 +154,16 @@ def received_creation_statuses(attempts: int) -> str:
     )
 
 
+def received_cancellation_statuses(attempts: int) -> str:
+    """The same of a request to cancel a workitem."""
+    return _received(
+        lambda status: (
+            judge_cancellation(status, 1, attempts),
+            judge_cancellation(status, attempts, attempts),
+        )
+    )
+
+
 def _received(meaning: Callable[[int], tuple[SendResult, SendResult]]) -> str:
     spans: dict[tuple[SendResult, SendResult], list[str]] = {}
     for first, last, meant in _ranges(meaning):
@@ -194,7 +204,7 @@ def _without_number(results: tuple[SendResult, SendResult], status: int) -> tupl
 def _words(result: SendResult) -> tuple[str, str]:
     match result:
         case Stored():
-            return "stored", ""
+            return "done", ""
         case Postponed(reason):
             return "sent again later", reason
         case Refused(reason):
@@ -208,5 +218,8 @@ def destination_table(config: Config) -> str:
         title = one.ae_title if isinstance(one, DicomNode) else ""
         tls = "yes" if getattr(one, "tls", None) is not None else "no"
         takes = ", ".join(one.takes) or "messages"
-        rows.append((name, one.kind, title, tls, takes, "yes" if one.commitment else "no"))
-    return table(["destination", "kind", "AE title", "TLS", "takes", "asked to commit"], rows)
+        commits, notes = one.commitment, getattr(one, "rejection_notes", False)
+        wants = ("yes" if wanted else "no" for wanted in (commits, notes))
+        rows.append((name, one.kind, title, tls, takes, *wants))
+    heads = ["destination", "kind", "AE title", "TLS", "takes", "asked to commit", "rejection notes"]
+    return table(heads, rows)

@@ -23,7 +23,9 @@ from appliance.dicom.geometry import SeriesGeometry
 from appliance.dicom.outcome import Code, Enhanced, Findings, Identity, ModelIdentity, StationIdentity
 from appliance.dicom.uids import derived_uid
 from appliance.dicom.volume import Volume
-from appliance.results import WRITERS, Order, write
+from appliance.domain.rejection import Rejection
+from appliance.results import WRITERS, Order, Produced, write
+from appliance.results.rejection_note import Rejected, Rejecting, rejection_note
 
 _SIZES = {"a": 16, "b": 24}
 _LONGEST_VALUE = 60
@@ -51,7 +53,7 @@ class MadeObject:
 
 
 def made_objects() -> list[MadeObject]:
-    """Every kind of result object, in the order in which they are produced."""
+    """Every kind of result object, in the order in which they are produced, and what takes them back."""
     usual = _objects("a", "a")
     other_source, other_maker = _objects("b", "a"), _objects("a", "b")
     found = []
@@ -104,12 +106,23 @@ def _fixed(element: DataElement) -> str:
 def _objects(source: str, maker: str) -> dict[str, Dataset]:
     volume, identity = _volume(source), _identity(maker)
     outcomes = (_enhanced(volume), _findings(volume))
-    order = Order(tuple(WRITERS), (), lambda _study, _series, wanted: wanted)
+    order = Order(tuple(WRITERS), (), _as_wanted)
     made: dict[str, Dataset] = {}
     for outcome in outcomes:
         for produced in write(outcome, volume, identity, order):
             made.setdefault(produced.kind, produced.dataset)
-    return {kind: made[kind] for kind in WRITERS}
+    note = _note(made["sr"], identity)
+    return {**{kind: made[kind] for kind in WRITERS}, note.kind: note.dataset}
+
+
+def _as_wanted(_study: str, _series: str, wanted: int) -> int:
+    return wanted
+
+
+def _note(report: Dataset, identity: Identity) -> Produced:
+    rejected = Rejected(str(report.SOPClassUID), str(report.SOPInstanceUID), str(report.SeriesInstanceUID))
+    why = Rejecting(identity.station, identity.created, Rejection.PATIENT_SAFETY, "Sentence of the operator")
+    return rejection_note(report, [rejected], why, _as_wanted)
 
 
 def _enhanced(volume: Volume) -> Enhanced:

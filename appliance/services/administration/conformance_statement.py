@@ -12,11 +12,12 @@ from appliance import __version__
 from appliance.config.destinations import Hl7Destination, UpsDestination, WebhookDestination
 from appliance.config.load import load
 from appliance.config.schema import Config
-from appliance.dicom.codes import NOTICE, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME
+from appliance.dicom.codes import NOTICE, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, REJECTIONS
 from appliance.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.network.commitment import PUSH_MODEL
 from appliance.network.requestor import MAXIMUM_CONTEXTS
-from appliance.results import SIMPLER_WRITERS, UNANALYSED_WRITERS, WRITERS
+from appliance.network.ups import REQUEST_CANCEL
+from appliance.results import SIMPLER_WRITERS, UNANALYSED_WRITERS
 from appliance.results.ups_workitem import UPS_PUSH
 from appliance.services.administration import conformance_network as network
 from appliance.services.administration.conformance_network import name_of, table
@@ -79,8 +80,14 @@ once all required destinations have it.
 ### 3.2 Retraction
 
 `appliance results retract` supersedes a report (Predecessor Documents Sequence, same tracking UID) and a
-card, and corrects HL7 messages and webhook documents. Nothing is deleted at an archive, and no rejection
-note (IOCM) is sent.
+card, corrects HL7 messages and webhook documents, and asks for workitems to be cancelled. Nothing is deleted
+at an archive. One with `rejection_notes` is sent a Key Object Selection (TID 2010) as well, which names every
+result object of the answer that it has, with one of the titles
+
+{titles}
+
+The form is that of IHE RAD-66, Rejection Note Stored; the profile IOCM as a whole is not claimed. Derived
+images, segmentations and key objects at other archives are left to a person, and the command says where.
 
 ## 4 Application entities
 
@@ -145,8 +152,9 @@ commits, has committed it.
 
 ### 4.7 UPS-SCU
 
-N-CREATE of UPS Push ({ups}) for positive findings that are urgent, Explicit or Implicit VR Little Endian.
-No other UPS service.
+N-CREATE of UPS Push ({ups}) for positive findings that are urgent; N-ACTION with the action type
+{cancel_action} (Request UPS Cancel) for the workitem of an answer that was retracted. Explicit or Implicit VR
+Little Endian. No other UPS service.
 
 ### 4.8 Storage SOP classes of STORAGE-SCP
 
@@ -173,6 +181,10 @@ Capture).
 ### 5.4 UPS N-CREATE, as SCU ({workitem_attempts} attempts)
 
 {creation}
+
+### 5.5 UPS N-ACTION, Request UPS Cancel, as SCU ({workitem_attempts} attempts)
+
+{cancellation}
 
 ## 6 Network
 
@@ -228,8 +240,8 @@ See [messages](messages.md).
 
 ## 13 Known limits
 
-No query, retrieve, worklist or MPPS. No DICOMweb. N-CREATE of a workitem is never followed by a request to
-cancel it.
+No query, retrieve, worklist or MPPS. No DICOMweb. The workitem of a finding that more images made negative
+is not cancelled, unless a person retracts the answer.
 """
 
 
@@ -254,6 +266,10 @@ def statement(config: Config, configuration: str) -> str:
         ae_title=config.station.ae_title,
         others="".join(f", or {title} when called" for title in config.station.other_ae_titles),
         destinations=network.destination_table(config),
+        titles=table(
+            ["`--rejected-for`", "title"],
+            [(why.value, f"({one.value}, {one.scheme}, {one.meaning})") for why, one in REJECTIONS.items()],
+        ),
         class_uid=IMPLEMENTATION_CLASS_UID,
         version_name=IMPLEMENTATION_VERSION_NAME,
         limits=network.limit_table(config),
@@ -276,6 +292,8 @@ def statement(config: Config, configuration: str) -> str:
         commitment_statuses=network.commitment_status_table(),
         workitem_attempts=_WORKITEM_ATTEMPTS,
         creation=network.received_creation_statuses(_WORKITEM_ATTEMPTS),
+        cancel_action=REQUEST_CANCEL,
+        cancellation=network.received_cancellation_statuses(_WORKITEM_ATTEMPTS),
         host=listener.host,
         port=listener.port,
         tls="" if listener.tls is None else f"; with TLS, port {listener.tls.port}",
@@ -283,7 +301,7 @@ def statement(config: Config, configuration: str) -> str:
         scheme_name=PRIVATE_SCHEME_NAME,
         codes=_codes(objects),
         private=_private(objects),
-        objects="\n\n".join(map(_attributes, objects)),
+        objects="\n\n".join(_attributes(number, made) for number, made in enumerate(objects, 1)),
         interfaces=_interfaces(config),
     )
 
@@ -295,7 +313,7 @@ def _services() -> str:
             ("Storage", "yes", "yes"),
             (f"Verification ({_VERIFICATION})", "yes", "yes"),
             (f"Storage Commitment Push Model ({PUSH_MODEL})", "yes", "yes"),
-            (f"Unified Procedure Step - Push ({UPS_PUSH}), N-CREATE", "yes", "no"),
+            (f"Unified Procedure Step - Push ({UPS_PUSH}), N-CREATE, N-ACTION", "yes", "no"),
         ],
     )
 
@@ -334,8 +352,7 @@ def _private(objects: list[MadeObject]) -> str:
     return "No private attributes are made; derived images keep those that a model's package names."
 
 
-def _attributes(made: MadeObject) -> str:
-    number = list(WRITERS).index(made.kind) + 1
+def _attributes(number: int, made: MadeObject) -> str:
     rows = [(one.tag, one.keyword, one.representation, one.origin) for one in made.attributes]
     heading = f"### 10.{number} {made.kind}: {_kind(made)[1]}"
     return f"{heading}\n\n{table(['tag', 'attribute', 'VR', 'value'], rows)}"
@@ -349,7 +366,7 @@ def _interfaces(config: Config) -> str:
             (name, standard, "yes" if kind in used else "no")
             for kind, name, standard in (
                 (Hl7Destination, "HL7 v2 over MLLP, TLS option", "ORU^R01 of HL7 2.5.1, from a template"),
-                (UpsDestination, "UPS Push", "PS3.4 annex CC, N-CREATE"),
+                (UpsDestination, "UPS Push", "PS3.4 annex CC, N-CREATE and N-ACTION"),
                 (WebhookDestination, "HTTP POST of JSON", "signed by HMAC-SHA256"),
             )
         ],
