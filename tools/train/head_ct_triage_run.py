@@ -21,21 +21,35 @@ from tools.train.head_ct_triage_samples import Sample, Source, Training
 
 @dataclass(frozen=True)
 class Batch:
-    """What the network sees (b, CHANNELS, h, w), blood at half resolution, labels and their certainty."""
+    """What the network sees (b, CHANNELS, h, w), blood at half resolution, and labels (b, 1)."""
 
     channels: Tensor
     blood: Tensor
     bleeds: Tensor
+    visible: Tensor
     certain: Tensor
 
     def pick(self, rows: Tensor) -> Batch:
         """Some of the samples."""
-        return Batch(self.channels[rows].float(), self.blood[rows], self.bleeds[rows], self.certain[rows])
+        return Batch(self.channels[rows].float(), *(getattr(self, name)[rows] for name in _LABELS))
 
     def put(self, rows: Tensor, other: Batch) -> None:
         """Replace samples."""
         self.channels[rows] = other.channels.to(self.channels.dtype)
-        self.blood[rows], self.bleeds[rows], self.certain[rows] = other.blood, other.bleeds, other.certain
+        for name in _LABELS:
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def halved(self) -> Batch:
+        """The same with channels in half precision, to keep many."""
+        return Batch(self.channels.half(), *(getattr(self, name) for name in _LABELS))
+
+    def joined(self, other: Batch) -> Batch:
+        """The samples of both."""
+        both = (torch.cat([getattr(self, name), getattr(other, name)]) for name in ("channels", *_LABELS))
+        return Batch(*both)
+
+
+_LABELS = ("blood", "bleeds", "visible", "certain")
 
 
 def batch_of(samples: list[Sample], channels: Channels) -> Batch:
@@ -48,20 +62,23 @@ def batch_of(samples: list[Sample], channels: Channels) -> Batch:
         channels=seen,
         blood=functional.avg_pool2d(blood, 2),
         bleeds=torch.tensor([[float(sample.bleeds)] for sample in samples]),
+        visible=torch.tensor([[float(sample.visible)] for sample in samples]),
         certain=torch.tensor([[float(sample.certain)] for sample in samples]),
     )
 
 
 def loss_of(evidence: Tensor, logit: Tensor, batch: Batch) -> Tensor:
-    """Pixel-wise and overlap loss on the evidence, softened classification loss on certain labels."""
-    blood, weight = batch.blood, batch.certain
-    pixels = functional.binary_cross_entropy_with_logits(evidence, blood, pos_weight=torch.tensor(3.0))
+    """Pixel-wise and overlap loss on visible blood, softened classification loss on certain labels."""
+    blood, shown = batch.blood, batch.visible[:, 0]
+    pixels = functional.binary_cross_entropy_with_logits(
+        evidence, blood, pos_weight=torch.tensor(3.0), reduction="none"
+    ).mean(dim=(1, 2, 3))
     found = torch.sigmoid(evidence)
     both = (found * blood).sum(dim=(1, 2, 3))
     overlap = (2 * both + 5) / ((found + blood).sum(dim=(1, 2, 3)) + 5)
     label = batch.bleeds * 0.96 + 0.02
     whole = functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
-    return 5 * pixels + 0.5 * (1 - overlap).mean() + (whole * weight).mean()
+    return ((5 * pixels + 0.5 * (1 - overlap)) * shown).mean() + (whole * batch.certain).mean()
 
 
 class Run:
@@ -76,8 +93,7 @@ class Run:
         self._optimiser = torch.optim.AdamW(
             self._network.parameters(), how.learning_rate, weight_decay=how.weight_decay
         )
-        first = self._draw(how.batch)
-        self._pool = Batch(first.channels.half(), first.blood, first.bleeds, first.certain)
+        self._pool = self._draw(how.batch).halved()
 
     def advance(self) -> float:
         """Take a step and return its loss."""
@@ -148,12 +164,7 @@ def _refresh(pool: Batch, fresh: Batch, size: int, rng: np.random.Generator) -> 
     if len(pool.bleeds) + count > size:
         pool.put(torch.from_numpy(rng.choice(len(pool.bleeds), count, replace=False)), fresh)
         return pool
-    return Batch(
-        torch.cat([pool.channels, fresh.channels.half()]),
-        torch.cat([pool.blood, fresh.blood]),
-        torch.cat([pool.bleeds, fresh.bleeds]),
-        torch.cat([pool.certain, fresh.certain]),
-    )
+    return pool.joined(fresh.halved())
 
 
 def _average(averaged: Network, network: Network, decay: float) -> None:

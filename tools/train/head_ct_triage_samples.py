@@ -7,18 +7,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from appliance.models.tasks.head_alignment import AlignedHead, align_head, to_grid
 from tools.simulate.head_rendering import PIXEL_MM, render
 from tools.simulate.head_shapes import Array
 from tools.simulate.head_slices import draw_slice
 
+_BONE = 0.93
+"""From this share of the range of grey levels on, nobody tells blood from bone."""
+
 
 @dataclass(frozen=True)
 class Training:
     """What defines a training run, together with `Operating`."""
 
-    steps: int = 2400
+    steps: int = 1000
     batch: int = 24
     fresh_per_step: int = 8
     pool: int = 640
@@ -42,11 +46,16 @@ class Operating:
 
 @dataclass(frozen=True)
 class Sample:
-    """An aligned slice, where its blood is, and whether its label is certain enough to learn from."""
+    """An aligned slice, where blood can be told from bone, and how much of its label may be learned from.
+
+    `visible` says whether the blood stands out from the brain, `certain` whether so much of it does that
+    the slice as a whole must be called one with a bleed. Both hold for slices without.
+    """
 
     head: AlignedHead
     blood: Array
     bleeds: bool
+    visible: bool
     certain: bool
 
 
@@ -64,7 +73,7 @@ class Source:
             hu, blood = render(*self._anatomy(), self._rng)
             head = align_head(hu, (PIXEL_MM, PIXEL_MM))
             if head is not None:
-                return self._label(head, to_grid(blood, head))
+                return labelled(head, to_grid(blood, head), self._how)
 
     def state(self) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """What the next sample depends on: the slices (n, 2, GRID, GRID; HU, blood), and the generator."""
@@ -89,13 +98,26 @@ class Source:
         drawn = draw_slice(self._rng)
         return drawn.hu, drawn.blood
 
-    def _label(self, head: AlignedHead, blood: Array) -> Sample:
-        """A bleed that nobody could see must not be taught as one, nor as its absence."""
-        area = int((blood > 0.5).sum())
-        certain = True
-        if area:
-            contrast = float(head.hu[blood > 0.5].mean()) - head.levels.median
-            reach = max(head.levels.high - head.levels.median, 12.0)
-            visible = contrast / reach > self._how.visible_contrast
-            certain = area >= self._how.visible_pixels and visible
-        return Sample(head, blood, area > 0, certain)
+
+def labelled(head: AlignedHead, blood: Array, how: Training) -> Sample:
+    """A bleed that nobody could see must not be taught as one, nor as its absence."""
+    if blood.max() <= 0.5:
+        return Sample(head, blood, bleeds=False, visible=True, certain=True)
+    shown = blood * ~_skull(head) * (head.hull > 0.5)
+    seen, levels = shown > 0.5, head.levels
+    area, visible = int(seen.sum()), False
+    if area:
+        contrast = float(head.hu[seen].mean()) - levels.median
+        visible = contrast / max(levels.high - levels.median, 12.0) > how.visible_contrast
+    certain = visible and area >= how.visible_pixels
+    return Sample(head, shown, bleeds=True, visible=visible, certain=certain)
+
+
+def _skull(head: AlignedHead) -> NDArray[np.bool_]:
+    """The largest shape as bright as bone: blood that a window made as bright and that touches it is lost."""
+    levels = head.levels
+    shapes, count = ndimage.label(head.hu > levels.low + _BONE * (levels.high - levels.low))
+    if not count:
+        return np.zeros(head.hu.shape, bool)
+    skull: NDArray[np.bool_] = shapes == 1 + int(np.argmax(np.bincount(shapes.ravel())[1:]))
+    return skull
