@@ -8,12 +8,24 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.journal_samples import close_journals
 from tests.support.pacs import Orthanc, StoreScp
 from tests.support.processes import ROOT
 from tests.support.running import RunningAppliance
+
+# A fifth of the examples, the same in every run. No deadlines: they would measure what else the machine does.
+hypothesis.settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("whole", deadline=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw fewer examples where only the fast tests are asked for, unless --hypothesis-profile says which."""
+    if config.getoption("--hypothesis-profile") is None:
+        fast = config.getoption("markexpr") == "not slow"
+        hypothesis.settings.load_profile("fast" if fast else "whole")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from appliance.domain.errors import GiveUp
 from appliance.results import Produced
 from tests.dicom_samples import CtSeries, ct_image, sample_uid, write_series
 from tests.result_samples import IDENTITY, enhanced, findings, produce, revised, sample_volume
+from tests.support.examples import examples
 
 SERIES = CtSeries(slices=3, rows=16, columns=12)
 
@@ -313,7 +314,7 @@ def test_libraries_do_not_tell_the_log_about_the_patient(
     assert "secret" not in (caplog.text + captured.out + captured.err).lower()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     slope=st.sampled_from([1.0, 0.5, 2.0, 1.7]),
     intercept=st.sampled_from([0.0, -1024.0, -8192.0]),

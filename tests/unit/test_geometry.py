@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from appliance.dicom.geometry import check_series
 from appliance.dicom.header import Facts, read_facts
 from tests.dicom_samples import CtSeries, ct_image, part10
+from tests.support.examples import examples
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
@@ -38,7 +39,7 @@ def test_slices_are_sorted_by_position(order: list[int]) -> None:
     assert list(geometry.positions_mm) == sorted(geometry.positions_mm)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.sampled_from([(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), CORONAL, (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)]),
     st.floats(0.3, 20),

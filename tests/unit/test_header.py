@@ -23,6 +23,7 @@ from pydicom.uid import (
 from appliance.dicom.header import Facts, facts_of_head, read_facts
 from appliance.domain.errors import GiveUp
 from tests.dicom_samples import CtSeries, ct_image, part10
+from tests.support.examples import examples
 
 SERIES = CtSeries(rows=8, columns=8)
 IDENTIFIERS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
@@ -122,14 +123,14 @@ def test_every_truncation_gives_facts_or_gives_up() -> None:
     assert understood > 0
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=400), st.sampled_from([ImplicitVRLittleEndian, ExplicitVRLittleEndian]))
 def test_garbage_is_given_up(data: bytes, syntax: str) -> None:
     with pytest.raises(GiveUp):
         read_facts(data, syntax)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.data())
 def test_damaged_bytes_give_facts_or_give_up(data: st.DataObject) -> None:
     content = bytearray(_WHOLE)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.domain.errors import TryAgain
 from appliance.spool.store import PREAMBLE_BYTES, Spool
+from tests.support.examples import examples
 from tests.support.running import ENVIRONMENT
 
 
@@ -41,7 +42,7 @@ def test_a_file_lies_where_its_key_says(tmp_path: Path) -> None:
     assert spool.path(key).is_file()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.binary(max_size=300), st.lists(st.binary(max_size=2000), max_size=4))
 def test_a_finished_file_tells_what_it_holds(
     tmp_path_factory: pytest.TempPathFactory, header: bytes, parts: list[bytes]
@@ -62,7 +63,7 @@ def test_a_finished_file_tells_what_it_holds(
     assert found.checksum == xxhash.xxh3_128_hexdigest(body)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_not_finished(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

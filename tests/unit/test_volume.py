@@ -23,6 +23,7 @@ from appliance.dicom.unusable import Unusable
 from appliance.dicom.volume import load_volume
 from appliance.domain.errors import GiveUp
 from tests.dicom_samples import CtSeries, ct_hounsfield, ct_image, part10, write_series
+from tests.support.examples import examples
 
 SERIES = CtSeries(slices=3, rows=16, columns=12)
 
@@ -56,7 +57,7 @@ def test_a_single_slice_takes_its_thickness_as_spacing(tmp_path: Path) -> None:
     assert load_volume(write_series(tmp_path, SERIES, indices=[0])).spacing[0] == 5.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     slope=st.sampled_from([1.0, 0.5, 0.0625, 2.0, 1.7]),
     intercept=st.sampled_from([0.0, -1024.0, -8192.0, 31.5]),
@@ -220,7 +221,7 @@ def test_a_damaged_compressed_image_is_refused(tmp_path: Path) -> None:
     assert refused(write_series(tmp_path, SERIES, change=damage)) == "undecodable_pixel_data"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_a_damaged_file_gives_a_volume_or_a_reason(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
