@@ -6,7 +6,7 @@ Letters are large enough for a card that is shown at half its size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +91,9 @@ def lines_of(card: Card, design: Design) -> list[Line]:
     """Every text on the card: what, where, how large, in which colour."""
     wide = (_MARGIN, WIDTH - _MARGIN)
     lines = fitted(card.heading, (wide[0], _HEADING_TOP, wide[1], _REMARK_TOP), 42, design.ink)
+    lines = [replace(line, top=line.top + _REMARK_TOP - lines[-1].below) for line in lines]
     remark = (wide[0], _REMARK_TOP, wide[1], _TITLES_TOP)
-    lines += fitted(card.remark, remark, 28, design.tones[card.tone])
+    lines += fitted(card.remark, remark, min(28, lines[-1].size), design.tones[card.tone])
     for left, picture in zip(_COLUMNS, card.pictures, strict=False):
         title = (left, _TITLES_TOP, left + _COLUMN_WIDTH, _PICTURES_TOP)
         lines += fitted(picture.title, title, SMALLEST, design.soft)
@@ -141,7 +142,7 @@ def _score(score: Score, design: Design) -> Iterator[Line]:
 
 def _origin(card: Card, design: Design) -> list[Line]:
     """Who made it, and when."""
-    left, right = _COLUMNS[1], _COLUMNS[1] + _COLUMN_WIDTH
+    left, right = _COLUMNS[1] if card.pictures else _MARGIN, WIDTH - _MARGIN
     lines = fitted(card.model, (left, _SCORE_TOP, right, _SCORE_TOP + 60), 28, design.ink)
     for words in (card.time, f"sha256 {card.checksum}"):
         top = lines[-1].below + 2

@@ -151,7 +151,8 @@ def _place(outcome: Findings, volume: Volume) -> str:
     source = volume.sources[key]
     number = source_value(source, "InstanceNumber") or key + 1
     where = f"frame {volume.frames[key]}" if has_frames(source) else f"image {number}"
-    return f"{'Key' if outcome.positive else 'Highest score:'} {where} ({len(volume.sources)} in all)"
+    among = f" ({len(volume.sources)} in all)" if len(volume.sources) > 1 else ""
+    return f"{'Key' if outcome.positive else 'Highest score:'} {where}{among}"
 
 
 def _window(volume: Volume, index: int) -> str:
