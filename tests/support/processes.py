@@ -36,10 +36,12 @@ def free_port() -> int:
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
     """Ask `true` until it holds; after `seconds` the test fails, saying `what` did not happen."""
     end = time.monotonic() + seconds
+    pause = 0.005
     while not true():
         if time.monotonic() > end:
             pytest.fail(f"not within {seconds:g} s: {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
 
 
 def listens(port: int) -> bool:

@@ -69,6 +69,14 @@ def monitored(tmp_path: Path) -> Iterator[Monitored]:
     assert stop(started.process) == 0
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+    """One for all tests in which nothing else runs and no journal is written."""
+    started = Monitored(tmp_path_factory.mktemp("alone"))
+    yield started
+    assert stop(started.process) == 0
+
+
 @contextmanager
 def receiving(config: Config) -> Iterator[None]:
     """A process that stands for `receive` as far as the monitor sees."""
@@ -79,16 +87,16 @@ def receiving(config: Config) -> Iterator[None]:
         assert stop(receive) == 0
 
 
-def test_the_room_that_is_left_is_a_metric(monitored: Monitored) -> None:
-    lines = dict(line.rsplit(" ", 1) for line in monitored.get("/metrics")[1].splitlines() if line[0] != "#")
+def test_the_room_that_is_left_is_a_metric(alone: Monitored) -> None:
+    lines = dict(line.rsplit(" ", 1) for line in alone.get("/metrics")[1].splitlines() if line[0] != "#")
     assert float(lines["appliance_storage_usable_bytes"]) > 0
     assert float(lines["appliance_storage_full_seconds"]) > 0
 
 
-def test_it_is_healthy_by_itself_but_not_ready(monitored: Monitored) -> None:
-    assert monitored.get("/healthz") == (200, "ok\n")
-    assert monitored.get("/readyz") == (503, "the receive process does not answer\n")
-    assert monitored.get("/elsewhere")[0] == 404
+def test_it_is_healthy_by_itself_but_not_ready(alone: Monitored) -> None:
+    assert alone.get("/healthz") == (200, "ok\n")
+    assert alone.get("/readyz") == (503, "the receive process does not answer\n")
+    assert alone.get("/elsewhere")[0] == 404
 
 
 def test_it_is_ready_with_receive_and_a_journal(monitored: Monitored) -> None:
@@ -101,8 +109,8 @@ def test_it_is_ready_with_receive_and_a_journal(monitored: Monitored) -> None:
     assert monitored.get("/readyz")[0] == 503
 
 
-def test_metrics_come_without_the_other_processes_and_without_a_journal(monitored: Monitored) -> None:
-    status, page = monitored.get("/metrics")
+def test_metrics_come_without_the_other_processes_and_without_a_journal(alone: Monitored) -> None:
+    status, page = alone.get("/metrics")
     assert status == 200
     assert 'appliance_process_up{process="receive"} 0.0' in page
     assert 'appliance_process_up{process="monitor"} 1.0' in page
@@ -146,9 +154,9 @@ def test_a_damaged_journal_does_not_take_the_monitor_down(monitored: Monitored) 
     assert monitored.get("/healthz") == (200, "ok\n")
 
 
-def test_a_port_that_is_taken_is_named(monitored: Monitored, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(alone: Monitored, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
-    other.write_text(monitored.file.read_text().replace("path: var", "path: other"))
+    other.write_text(alone.file.read_text().replace("path: var", "path: other"))
     answer = subprocess.run(
         [sys.executable, "-m", "appliance", "monitor", "--config", str(other)],
         env=ENVIRONMENT,
@@ -158,4 +166,4 @@ def test_a_port_that_is_taken_is_named(monitored: Monitored, tmp_path: Path) -> 
         check=False,
     )
     assert answer.returncode == 2
-    assert answer.stderr.splitlines() == [f"monitor.port: {monitored.port} is already in use"]
+    assert answer.stderr.splitlines() == [f"monitor.port: {alone.port} is already in use"]

@@ -172,7 +172,9 @@ def _nothing_is_left() -> None:
     wait_until(lambda: not names(), 10, f"all threads end: {names()}")
 
 
-@pytest.mark.parametrize("how", ["reset", "abort", "close", "stop_reading"])
+@pytest.mark.parametrize(
+    "how", ["reset", "abort", "close", pytest.param("stop_reading", marks=pytest.mark.slow)]
+)
 def test_trouble_in_the_middle_of_a_data_set(tmp_path: Path, how: str) -> None:
     def trouble(conversation: Conversation, request: Received) -> None:
         if request.size > 1_000_000 and scp.requests == 1:

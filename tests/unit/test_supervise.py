@@ -124,6 +124,7 @@ def test_a_process_that_is_killed_is_restarted_and_the_others_are_left_alone(sup
     assert "a process died and is restarted" in supervised.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_killed_and_restarted(supervised: Supervised) -> None:
     supervised.ready()
     hang = supervised.folder / "infer.hang"
