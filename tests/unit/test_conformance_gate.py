@@ -18,9 +18,11 @@ from pydicom.tag import Tag
 
 from appliance.dicom.outcome import NotAnalysed, Subject
 from appliance.dicom.volume import load_volume
+from appliance.domain.rejection import Rejection
 from appliance.results import UNANALYSED_WRITERS, WRITERS, Order, write_unanalysed
 from appliance.results.conformance import Sources, Violation, check, sources_of
 from appliance.results.conformance_rules import DOCUMENTS, FRAME_GROUPS, Rule, rules_of
+from appliance.results.rejection_note import Rejected, Rejecting, rejection_note
 from tests.dicom_samples import CtSeries, ct_image
 from tests.modality_samples import cr_image, dx_image, enhanced_image, mr_images, us_image, write_images
 from tests.result_samples import BRAIN, HAEMORRHAGE, IDENTITY, as_wanted, enhanced, findings, produce
@@ -68,7 +70,18 @@ def _cases(source: str, folder: Path) -> dict[str, list[Case]]:
     unanalysed, subject = NotAnalysed("cut_off", "cut off"), Subject(HAEMORRHAGE, BRAIN)
     told = write_unanalysed(unanalysed, subject, volume.sources, IDENTITY, order)
     made["not-analysed"] = [Case(one.dataset, sources) for one in told]
+    made["rejection"] = [_rejection([case.result for cases in made.values() for case in cases])]
     return made
+
+
+def _rejection(objects: list[Dataset]) -> Case:
+    """The note that takes all these back, made of a derived image as it was sent."""
+    named = [
+        Rejected(str(one.SOPClassUID), str(one.SOPInstanceUID), str(one.SeriesInstanceUID)) for one in objects
+    ]
+    why = Rejecting(IDENTITY.station, IDENTITY.created, Rejection.PATIENT_SAFETY, "wrong patient")
+    note = rejection_note(objects[0], named, why, as_wanted)
+    return Case(note.dataset, sources_of([objects[0]]))
 
 
 @pytest.fixture(params=SOURCES)
@@ -84,14 +97,14 @@ def ct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case]]:
 def test_what_we_make_passes(made: dict[str, list[Case]]) -> None:
     found = {kind: [check(case.result, case.sources) for case in cases] for kind, cases in made.items()}
     assert {kind: each for kind, each in found.items() if any(each)} == {}
-    for kind in ("enhanced", "sr", "sc", "ko", "negative", "not-analysed"):
+    for kind in ("enhanced", "sr", "sc", "ko", "negative", "not-analysed", "rejection"):
         assert found[kind], kind
 
 
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        *(("ct", kind) for kind in WRITERS if kind != "sr"),
+        *(("ct", kind) for kind in (*WRITERS, "rejection") if kind != "sr"),
         pytest.param("ct", "sr", marks=pytest.mark.slow),
         *(pytest.param(source, "enhanced", marks=pytest.mark.slow) for source in SOURCES if source != "ct"),
         *(pytest.param(source, "seg", marks=pytest.mark.slow) for source in ("us", "enhanced-mr")),
