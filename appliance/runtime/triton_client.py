@@ -149,7 +149,7 @@ class Connection:
             and self.ask(service.ModelReady, messages.ModelReadyRequest(name=name, version=version)).ready
         )
         if not ready:
-            raise ServerFault("the server or the model is not ready", "failed")
+            raise ServerFault("the server or the model is not ready", "unreachable")
         if self.lost:
             raise ServerFault("the connection was lost", "unreachable")
 

@@ -35,7 +35,7 @@ from appliance.services.packages import Package
 CHECK_EVERY_S = 5.0
 COMPARE_EVERY_S = 60.0
 """A server may exchange a model without a word, under the same name and version."""
-_RETRY_S = 1.0
+RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -294,7 +294,7 @@ def remote_model(config: Config, package: Package, graph: OnnxRunner) -> RemoteM
 
 def _failed_again(circuit: Circuit) -> Circuit:
     return circuit_failed(
-        circuit, time.monotonic(), minimum_s=_RETRY_S, maximum_s=PROBE_MAXIMUM_S, random=random.random
+        circuit, time.monotonic(), minimum_s=RETRY_S, maximum_s=PROBE_MAXIMUM_S, random=random.random
     )
 
 
