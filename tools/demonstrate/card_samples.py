@@ -89,7 +89,9 @@ def samples(folder: Path, design: CardDesign) -> Iterator[Sample]:
     head, heat = _head(folder / "head")
     bleed = _findings(head, heat, _BLEED, _MINUTES)
     yield from _told("positive-ct", write(bleed, head, identity, _order()))
-    clear = load_volume(_named(write_series(folder / "clear", seed=_SEED, bleed=False, slices=1, size=_SIZE)))
+    clear = load_volume(
+        _named(write_series(folder / "clear", seed=_SEED, bleed=False, slices=_SLICES, size=_SIZE))
+    )
     calm = replace(bleed, positive=False, score=0.052, heat=None, key_slice=0)
     yield from _told("negative-ct", write(calm, clear, identity, _order()))
     wordy = replace(bleed, finding=Code("1", "99EDGE", LONG), urgency=Code("2", "99EDGE", LONG), score=1.0)
