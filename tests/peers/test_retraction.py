@@ -18,12 +18,14 @@ from tests.support.pacs import Orthanc
 from tests.support.running import RunningAppliance
 from tests.support.scanner import send_verbatim
 from tests.support.settling import finish, take_in
-from tests.validators import DCIODVFY, dciodvfy_errors, report_text
+from tests.validators import DCENTVFY, DCIODVFY, dcentvfy_problems, dciodvfy_errors, report_text
 from tools.simulate.head_series import write_series as write_head
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not DCIODVFY.exists(), reason="needs the Debian package dicom3tools"),
+    pytest.mark.skipif(
+        not (DCIODVFY.exists() and DCENTVFY.exists()), reason="needs the Debian package dicom3tools"
+    ),
 ]
 
 REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -155,6 +157,7 @@ def test_everybody_learns_it_after_a_restart(site: Site, told: dict[Path, Datase
     assert set(paths) == {REPORT, CAPTURE, SELECTION} and len(new) == 3
     for path in new:
         assert dciodvfy_errors(path) == []
+    assert set(dcentvfy_problems([*told, *new])) <= set(dcentvfy_problems(list(told)))
     superseding = srread(paths[REPORT])
     (study,) = superseding.PredecessorDocumentsSequence
     (reference,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
