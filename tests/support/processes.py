@@ -25,12 +25,21 @@ def program(path: str, package: str) -> str:
     return path
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on, and that no other test was given."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        # Linux gives odd ports here, hence the half.
+        if port // 2 % processes == number and port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
