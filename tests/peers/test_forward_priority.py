@@ -16,7 +16,6 @@ from tests.support.raw_objects import EXPLICIT, raw_object
 from tests.support.running import RunningAppliance
 from tests.support.settling import finish, metric, take_in
 from tools.campaigns.raw_sender import Object, read_object, send_raw
-from tools.simulate.head_series import write_series
 
 pytestmark = pytest.mark.slow
 
@@ -32,24 +31,22 @@ SETTINGS = {
 
 
 @pytest.fixture
-def bleed(tmp_path: Path) -> list[Object]:
+def flagged(bleed: list[Path]) -> list[Object]:
     """A study in which the model finds something."""
-    paths = write_series(tmp_path / "bleed", seed=1, bleed=True, slices=16, size=256)
-    return [read_object(path) for path in paths]
+    return [read_object(path) for path in bleed]
 
 
 @pytest.fixture
-def clear(tmp_path: Path) -> list[Object]:
+def quiet(clear: list[Path]) -> list[Object]:
     """A study in which it finds nothing, and reports so."""
-    paths = write_series(tmp_path / "clear", seed=1, bleed=False, slices=16, size=256)
-    return [read_object(path) for path in paths]
+    return [read_object(path) for path in clear]
 
 
 def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
-    tmp_path: Path, bleed: list[Object], clear: list[Object]
+    tmp_path: Path, flagged: list[Object], quiet: list[Object]
 ) -> None:
     backlog = routine_objects(STUDIES)
-    originals = [*backlog, *clear, *bleed]
+    originals = [*backlog, *quiet, *flagged]
     pacs = StoreScp(tmp_path / "pacs")
     appliance = RunningAppliance(tmp_path / "edge", pacs_port=pacs.port, settings=SETTINGS)
     capture = tmp_path / "capture.pcapng"
@@ -65,8 +62,8 @@ def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
         pacs.stop()
     requests = store_requests(pacs.port, capture)
     sent = [request.sop_instance_uid for request in requests]
-    flagged_study = Study(pacs, bleed)
-    quiet_study = Study(pacs, clear)
+    flagged_study = Study(pacs, flagged)
+    quiet_study = Study(pacs, quiet)
     assert flagged_study.modalities == {"SR", "OT"}
     assert quiet_study.modalities == {"SR"}
     assert set(sent) == uids(originals) | flagged_study.results | quiet_study.results
@@ -77,11 +74,11 @@ def test_a_flagged_study_overtakes_a_backlog_with_high_priority(
     assert flagged_study.key_images <= set(sent[: positions[0]]), "but not the image that they are about"
 
     urgent = {request.sop_instance_uid for request in requests if request.priority == HIGH}
-    assert urgent == uids(bleed) | flagged_study.results
+    assert urgent == uids(flagged) | flagged_study.results
     assert {request.priority for request in requests} == {MEDIUM, HIGH}
 
 
-def test_a_flagged_study_overtakes_a_backlog_that_is_leaving(tmp_path: Path, bleed: list[Object]) -> None:
+def test_a_flagged_study_overtakes_a_backlog_that_is_leaving(tmp_path: Path, flagged: list[Object]) -> None:
     backlog = routine_objects(STUDIES // 2)
     pacs = StoreScp(tmp_path / "pacs").start()
     proxy = Proxy(pacs.port, Trouble("slow", delay_s=0.02))
@@ -89,7 +86,7 @@ def test_a_flagged_study_overtakes_a_backlog_that_is_leaving(tmp_path: Path, ble
     try:
         appliance.start()
         send_raw(appliance.port, backlog)
-        send_raw(appliance.port, bleed)
+        send_raw(appliance.port, flagged)
         wait_until(lambda: results_stored(appliance) == 2, 60, "the urgent results are delivered")
         arrived = uids_at(pacs)
         proxy.heal()
@@ -98,12 +95,12 @@ def test_a_flagged_study_overtakes_a_backlog_that_is_leaving(tmp_path: Path, ble
         appliance.stop()
         proxy.stop()
         pacs.stop()
-    study = Study(pacs, bleed)
+    study = Study(pacs, flagged)
     assert study.modalities == {"SR", "OT"}
     assert study.key_images
     assert study.results | study.key_images <= arrived
     assert len(uids(backlog) - arrived) >= AHEAD, "most of what came before them was still to leave"
-    assert uids_at(pacs) == uids(backlog) | uids(bleed) | study.results
+    assert uids_at(pacs) == uids(backlog) | uids(flagged) | study.results
 
 
 def routine_objects(studies: int) -> list[Object]:

@@ -20,7 +20,6 @@ from tests.support.processes import free_port, wait_until
 from tests.support.running import RunningAppliance
 from tests.support.scanner import send_verbatim
 from tests.support.settling import finish, metric, take_in
-from tools.simulate.head_series import write_series as write_head
 
 pytestmark = pytest.mark.slow
 
@@ -118,12 +117,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.close()
 
 
-@pytest.fixture(scope="module")
-def bleed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A head with a large bleed: the smallest series that the model takes. It has no accession number."""
-    return write_head(tmp_path_factory.mktemp("bleed"), seed=1, bleed=True, slices=16, size=256)
-
-
 def as_study(files: list[Path], folder: Path, accession_number: str) -> list[Path]:
     """The same images as another study."""
     folder.mkdir()
@@ -183,9 +176,9 @@ def test_all_messages_say_the_same_as_the_report(site: Site, told: list[Path]) -
     assert reports.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == report.SOPInstanceUID
 
 
-def test_nobody_is_told_of_a_head_without_a_bleed(site: Site, told: list[Path], tmp_path: Path) -> None:
+def test_nobody_is_told_of_a_head_without_a_bleed(site: Site, told: list[Path], clear: list[Path]) -> None:
     before = site.outbox()
-    site.run(write_head(tmp_path, seed=1, bleed=False, slices=16, size=256))
+    site.run(clear)
     assert site.outbox() == before
     outcomes = {row["outcome"]: row["count"] for row in site.appliance.status()["outcomes"]}
     assert outcomes == {"positive": 1, "negative": 1}

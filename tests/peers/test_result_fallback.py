@@ -30,8 +30,7 @@ def results_in(pacs: StoreScp, sources: list[Path]) -> Counter[str]:
     return Counter(str(image.SOPClassUID) for uid, image in arrived.items() if uid not in originals)
 
 
-def test_each_destination_gets_what_it_can_use(tmp_path: Path) -> None:
-    images = write_head(tmp_path / "clear", seed=1, bleed=False, slices=16, size=256)
+def test_each_destination_gets_what_it_can_use(tmp_path: Path, clear: list[Path]) -> None:
     picky = StoreScp(tmp_path / "picky", only=("CTImageStorage", "SecondaryCaptureImageStorage")).start()
     plain = StoreScp(tmp_path / "plain", only=("CTImageStorage", "ComprehensiveSRStorage")).start()
     modern, old, bare = (StoreScp(tmp_path / name).start() for name in ("modern", "old", "bare"))
@@ -46,17 +45,17 @@ def test_each_destination_gets_what_it_can_use(tmp_path: Path) -> None:
     settings = {"destinations": destinations, "pipelines": pipelines, "originals": ["modern"]}
     appliance = RunningAppliance(tmp_path / "edge", pacs_port=picky.port, settings=settings).start()
     try:
-        take_in(appliance, len(images), lambda: send_verbatim(images, appliance.port))
+        take_in(appliance, len(clear), lambda: send_verbatim(clear, appliance.port))
         finish(appliance)
     finally:
         appliance.stop()
         for pacs in (picky, plain, modern, old, bare):
             pacs.stop()
-    assert results_in(picky, images) == {CAPTURE: 1}
-    assert results_in(plain, images) == {SIMPLER_REPORT: 1}
-    assert results_in(modern, images) == {REPORT: 1}
-    assert results_in(old, images) == {CAPTURE: 1}
-    assert results_in(bare, images) == {}
+    assert results_in(picky, clear) == {CAPTURE: 1}
+    assert results_in(plain, clear) == {SIMPLER_REPORT: 1}
+    assert results_in(modern, clear) == {REPORT: 1}
+    assert results_in(old, clear) == {CAPTURE: 1}
+    assert results_in(bare, clear) == {}
     log = [json.loads(line) for line in appliance.log.read_text().splitlines() if line.startswith("{")]
     told = {(line["message"], line["destination"]) for line in log if line["message"] in TOLD}
     assert told == {("sent_instead", "pacs"), ("sent_instead", "plain"), ("nothing_to_send", "bare")}
