@@ -292,8 +292,15 @@ def _check_triton(document: _Document, sections: dict[str, Any]) -> None:
     for location, runtime in asking:
         if runtime == "triton" and inference.triton is None:
             document.mistake(location, "'triton' needs the server in inference.triton")
+    if inference.triton is None:
+        return
+    if inference.triton.timeout_s > inference.step_s / 2:
+        document.mistake(
+            ("inference", "triton", "timeout_s"),
+            f"{inference.triton.timeout_s:g} is more than half of inference.step_s",
+        )
     used = {pipeline.model for pipeline in pipelines}
-    for model in inference.triton.models if inference.triton else ():
+    for model in inference.triton.models:
         if model not in used:
             place = ("inference", "triton", "models", model)
             document.mistake(place, f"{model!r} is not the model of a pipeline")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
@@ -56,6 +57,11 @@ def load_client() -> Client:
         )
     except ImportError as error:
         raise Unavailable("the extra `triton` (tritonclient and gRPC) is not installed") from error
+
+
+def client_installed() -> bool:
+    """Whether `load_client` would find them; loads neither."""
+    return find_spec("grpc") is not None and find_spec("tritonclient") is not None
 
 
 @dataclass(frozen=True)

@@ -299,6 +299,7 @@ def test_a_triton_server_is_only_used_where_it_is_named(site: Path) -> None:
             "inference.triton.models.lung: 'lung' is not the model of a pipeline",
         ),
         ("gpu, shared_memory: true", "inference.triton: shared_memory needs a server on this machine"),
+        ("gpu, timeout_s: 31", "inference.triton.timeout_s: 31 is more than half of inference.step_s"),
         ("'https://me:secret@gpu'", "is not a valid host name or address"),
     ],
 )

@@ -24,6 +24,9 @@ from appliance.config.schema import Config
 from appliance.observe.metrics import REGISTRY, TRITON_STATES
 from appliance.runtime.base import run_each
 from appliance.runtime.onnx import OnnxRunner
+from appliance.services.administration import preflight
+from appliance.services.administration.preflight import check
+from appliance.services.administration.report import models_report
 from appliance.services.inference import remote
 from appliance.services.inference.runners import ModelRunner, ModelRunners
 from appliance.services.packages import load_packages
@@ -312,3 +315,16 @@ def test_a_package_without_golden_inputs_cannot_be_verified(
     wait_for("refused")
     assert not on_server(runners.for_job("head-ct-triage"), graph)
     runners.close()
+
+
+def test_the_commands_say_which_server_runs_a_model(
+    config: Config, server: KServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = models_report(config)
+    assert row["runtime"] == f"triton at 127.0.0.1:{server.port}, or onnxruntime-cpu"
+    assert check(config) == []
+    monkeypatch.setattr(preflight, "client_installed", lambda: False)
+    assert check(config) == [
+        "inference.triton: the extra `triton` is not installed, so that ONNX Runtime runs all models"
+    ]
+    assert server.batches == []

@@ -40,9 +40,17 @@ def test_only_inference_sees_devices_and_only_those_who_must_have_the_network() 
     assert [name for name in LIMITS if "PrivateNetwork=yes" in unit(name)] == ["plan", "infer"]
 
 
+def test_a_triton_server_is_the_only_network_that_inference_may_get() -> None:
+    granted = (UNITS / "triton.conf").read_text().splitlines()
+    assert "IPAddressDeny=any" in granted
+    assert [line for line in granted if line.startswith("IPAddressAllow=")] == ["IPAddressAllow=localhost"]
+
+
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     analyze = program("/usr/bin/systemd-analyze", "systemd")
     shutil.copytree(UNITS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "appliance-infer.service.d").mkdir()
+    (tmp_path / "triton.conf").rename(tmp_path / "appliance-infer.service.d" / "triton.conf")
     for path in tmp_path.glob("*.service"):
         # systemd looks for the program, which is installed elsewhere or not at all here.
         path.write_text(path.read_text().replace("/opt/appliance/bin/appliance", "/bin/true"))

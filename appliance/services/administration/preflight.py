@@ -9,6 +9,7 @@ from appliance.config.schema import Config
 from appliance.destinations import DESTINATIONS
 from appliance.domain.errors import Misconfigured
 from appliance.results.messages import message_writer
+from appliance.runtime.triton_client import client_installed
 from appliance.services.packages import load_packages
 
 
@@ -28,7 +29,16 @@ def check(config: Config) -> list[str]:
             problems += error.problems
     if problems:
         raise Misconfigured(problems)
-    return [package.damage for package in load_packages(config) if package.damage is not None]
+    return [
+        *(package.damage for package in load_packages(config) if package.damage),
+        *_without_client(config),
+    ]
+
+
+def _without_client(config: Config) -> Iterator[str]:
+    asked = [config.inference.runtime, *(pipeline.runtime for pipeline in config.pipelines)]
+    if "triton" in asked and not client_installed():
+        yield "inference.triton: the extra `triton` is not installed, so that ONNX Runtime runs all models"
 
 
 def _looks(config: Config) -> Iterator[Callable[[], object]]:

@@ -155,6 +155,7 @@ def models_report(config: Config) -> list[Row]:
     """
     from appliance.runtime.onnx import preferred_name
     from appliance.services.inference.engines import chosen, survey
+    from appliance.services.inference.remote import server_for
 
     machine = survey()
     known = _health(config)
@@ -162,13 +163,15 @@ def models_report(config: Config) -> list[Row]:
     for package in load_packages(config):
         choice = chosen(config, package, machine)
         key = None if choice.engine is None else choice.engine.key
+        here = preferred_name() if key is None else f"{key.flavour} {key.version}"
+        server = server_for(config, package)
         rows.append(
             {
                 "id": package.manifest.id,
                 "version": package.manifest.version,
                 "task": package.manifest.task.kind,
                 "sha256": package.manifest.weights.sha256,
-                "runtime": preferred_name() if key is None else f"{key.flavour} {key.version}",
+                "runtime": here if server is None else f"triton at {server.host}:{server.port}, or {here}",
                 "reasons": list(choice.reasons),
                 "service": _service(package.damage, known.get(package.manifest.id)),
                 "destinations": package.pipeline.destinations,

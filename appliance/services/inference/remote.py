@@ -281,10 +281,16 @@ class _Batches(Iterator[Tensors]):
         self._back.extendleft(reversed(batches))
 
 
+def server_for(config: Config, package: Package) -> Triton | None:
+    """The server that is to run the model; None where it is to run here."""
+    asked = package.pipeline.runtime or config.inference.runtime
+    return config.inference.triton if asked == "triton" else None
+
+
 def remote_model(config: Config, package: Package, graph: OnnxRunner) -> RemoteModel | None:
     """The model on the server, if it is to run there; `graph` is the same model here."""
-    settings = config.inference.triton
-    if settings is None or (package.pipeline.runtime or config.inference.runtime) != "triton":
+    settings = server_for(config, package)
+    if settings is None:
         return None
     config.storage.path.mkdir(parents=True, exist_ok=True)
     folder = config.storage.path.stat()  # no two appliances on one machine have the same
