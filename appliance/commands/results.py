@@ -43,7 +43,8 @@ def retract(
     ],
     reason: Reason,
     rejected_for: Annotated[
-        Rejection, typer.Option("--rejected-for", help="The title of rejection notes (IHE IOCM).")
+        Rejection,
+        typer.Option(help="Title of rejection notes (IHE IOCM); worklist-entry: wrong patient or study."),
     ] = Rejection.PATIENT_SAFETY,
     identifiers: Identifiers = False,
     as_json: AsJson = False,

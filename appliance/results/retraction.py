@@ -45,7 +45,7 @@ _VALUE_TYPE, _VALUE, _RANGE, _FLAGS, _STATUS, _OBSERVED_AT, _PRODUCER = 2, 5, 7,
 _OBR_REPORTED_AT, _OBR_STATUS = 22, 25
 _TQ1_PRIORITY = 9
 _ORDER_DETAIL = "O"  # table 0085: says which study it is, no result
-_CORRECTED = "C"
+_CORRECTED, _POSTED_AS_WRONG = "C", "W"
 _NOTHING = '""'
 
 
@@ -162,10 +162,11 @@ def _take_back(group: Dataset, reason: str) -> None:
     group.ContentSequence = kept
 
 
-def retracting_message(content: bytes, moment: datetime, reason: str, uid: str) -> bytes:
+def retracting_message(content: bytes, moment: datetime, reason: str, uid: str, *, wrong: bool) -> bytes:
     """The HL7 message that corrects the one in `content`, whatever template it was made of.
 
-    Results become corrected ones (OBX-11 and OBR-25 `C`) without a value, a flag or a category.
+    Results become corrected ones (OBR-25 and OBX-11 `C`) without a value, a flag or a category; OBX-11 is
+    `W` if they were told of the `wrong` patient or study (HL7 table 0085).
     """
     at = time_stamp(moment)
     segments = []
@@ -181,7 +182,7 @@ def retracting_message(content: bytes, moment: datetime, reason: str, uid: str) 
             case "TQ1":
                 _set(fields, _TQ1_PRIORITY, "R^Routine^HL70485")
             case "OBX":
-                _correct(fields, at)
+                _correct(fields, at, _POSTED_AS_WRONG if wrong else _CORRECTED)
             case "NTE":
                 if escape(NOTICE) not in segment:  # the others may repeat the score
                     continue
@@ -191,14 +192,14 @@ def retracting_message(content: bytes, moment: datetime, reason: str, uid: str) 
     return "".join(f"{segment}\r" for segment in segments).encode()
 
 
-def _correct(fields: list[str], at: str) -> None:
+def _correct(fields: list[str], at: str, status: str) -> None:
     fields += [""] * (_STATUS + 1 - len(fields))
     if fields[_STATUS] in ("", _ORDER_DETAIL):
         return
     was = next((part for part in fields[_VALUE].split("^")[1:2] if part), "result")
     coded = fields[_VALUE_TYPE] in ("CE", "CWE")
     fields[_VALUE] = f"^Retracted: {was}" if coded else _NOTHING
-    fields[_STATUS] = _CORRECTED
+    fields[_STATUS] = status
     for index in (_RANGE, _FLAGS, _PRODUCER):
         _set(fields, index, "")
     _set(fields, _OBSERVED_AT, at)

@@ -14,6 +14,7 @@ from appliance.dicom.codes import NOTICE
 from appliance.domain.types import Delivery
 from appliance.journal import files
 from appliance.services.storage import Storage
+from appliance.spool.store import PREAMBLE_BYTES
 from tests.dicom_samples import CtSeries
 from tests.journal_samples import planned_job
 from tests.message_samples import NOTIFICATION
@@ -73,13 +74,21 @@ def test_a_note_names_all_that_an_archive_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("quality", "113001"), ("worklist-entry", "113038"), ("patient-safety", "113037")]
+    ("option", "value", "status"),
+    [("quality", "113001", "C"), ("worklist-entry", "113038", "W"), ("patient-safety", "113037", "C")],
 )
-def test_the_title_says_why(tmp_path: Path, option: str, value: str) -> None:
-    site = Site(tmp_path, "negative", {"pacs": WANTED})
+def test_the_title_says_why_and_the_ris_if_it_was_the_wrong_patient(
+    tmp_path: Path, option: str, value: str, status: str
+) -> None:
+    site = Site(tmp_path, settings={"pacs": WANTED})
     site.send("pacs")
+    site.send("ris")
     site.retract("--rejected-for", option)
     assert note_of(site, site.waiting("pacs")).ConceptNameCodeSequence[0].CodeValue == value
+    (correction,) = site.waiting("ris")
+    message = site.file(correction).read_bytes()[PREAMBLE_BYTES:].decode()
+    results = [line.split("|") for line in message.split("\r") if line.startswith("OBX")]
+    assert [fields[11] for fields in results] == ["O", status, status]
 
 
 def test_an_enhanced_series_is_taken_back_by_a_note(tmp_path: Path) -> None:

@@ -39,11 +39,7 @@ _OBJECTS: dict[str, Callable[[Path, datetime, str, Numbering, str], Produced]] =
     "sr": retracting_report,
     "sc": retracting_card,
 }
-_MESSAGES: dict[str, Callable[[bytes, datetime, str, str], bytes]] = {
-    "hl7": retracting_message,
-    "webhook": retracting_document,
-}
-_WORKITEM = "ups"
+_WORKITEM, _HL7 = "ups", "hl7"
 _TOLD = {
     "sr": "superseding report",
     "sc": "card that withdraws it",
@@ -55,7 +51,6 @@ _NOTE = "rejection note"
 _UNKNOWN = "the configuration does not name this destination any more"
 _NOT_KEPT = "what was sent is not kept any more (storage.keep_results_h), so nothing can be made of it"
 _NOTHING_SAYS_SO = "no rejection notes are sent there (rejection_notes), and nothing else takes it back"
-
 
 _Place = tuple[str, str, str]
 """Destination, kind and Series Instance UID."""
@@ -182,7 +177,12 @@ class Corrections:
             content = request[PREAMBLE_BYTES:]
             return self._message("ups_cancel", uid, content, thing, UPS_PUSH, str(ExplicitVRLittleEndian))
         was = self._storage.results.path(thing.spool_key).read_bytes()[PREAMBLE_BYTES:]
-        content = _MESSAGES[thing.kind](was, self._moment, self._taking.reason, uid)
+        moment, reason = self._moment, self._taking.reason
+        if thing.kind == _HL7:
+            wrong = self._taking.rejection is Rejection.WORKLIST_ENTRY
+            content = retracting_message(was, moment, reason, uid, wrong=wrong)
+        else:
+            content = retracting_document(was, moment, reason, uid)
         return self._message(thing.kind, uid, content, thing)
 
     def _message(
