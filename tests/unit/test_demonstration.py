@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from tools.demonstrate import cards, page
+from tools.demonstrate.card_samples import samples
 from tools.demonstrate.evidence import Evidence
 from tools.demonstrate.inputs import Series, scanner_series
 from tools.demonstrate.page import Result, write_page
@@ -133,3 +136,35 @@ def test_the_page_shows_pictures_and_names_problems(pacs: Path, ct: Series, tmp_
     assert page.count("data:image/png;base64,") == 3
     assert "the sky &lt;fell&gt;" in page
     assert "Something is missing or wrong" in page
+
+
+@pytest.mark.parametrize("style", [page.STYLE, cards.STYLE])
+def test_every_text_of_a_page_stands_out_on_light_and_on_dark(style: Path) -> None:
+    light, dark = style.read_text().split("@media (prefers-color-scheme: dark)")
+    for scheme in (light, dark):
+        shades = {name: luminance(value) for name, value in re.findall(r"--(\w+): #(\w{6})", scheme)}
+        grounds = [shades.pop(name) for name in ("page", "card") if name in shades]
+        del shades["line"]
+        assert len(shades) >= 3
+        for name, shade in shades.items():
+            for ground in grounds:
+                high, low = max(shade, ground), min(shade, ground)
+                assert (high + 0.05) / (low + 0.05) >= 4.5, name  # WCAG 2.1 SC 1.4.3
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of a colour like "1c2430" (WCAG 2.1)."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.slow
+def test_there_is_a_card_and_a_report_of_every_outcome_to_look_at(tmp_path: Path) -> None:
+    made = list(samples(tmp_path, "light"))
+    outcomes = {sample.name.split("-")[0] for sample in made}
+    assert outcomes == {"positive", "negative", "not", "retracted"}
+    for outcome in {sample.name for sample in made}:
+        assert sorted(sample.kind for sample in made if sample.name == outcome) == ["sc", "sr"]

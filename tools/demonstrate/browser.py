@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TALLEST = 8000
+TALLEST = 12000
 """Pixels of a page that are looked at."""
 _PATIENCE_S = 120
 

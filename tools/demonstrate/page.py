@@ -11,6 +11,16 @@ from tools.demonstrate.pictures import DIFFERENCE_HU, card, comparison
 from tools.demonstrate.verdict import Row
 
 STYLE = Path(__file__).with_name("page.css")
+COLUMNS = (
+    ("Series", "series"),
+    ("Images in", "number"),
+    ("Forwarded", "number"),
+    ("Enhanced", "number"),
+    ("Triage", "triage"),
+    ("Seconds", "number"),
+    ("Check", "check"),
+)
+"""Each column's name and class: on a phone the name stands before each value."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,8 @@ def _head(result: Result) -> str:
         '<p class="soft">A scanner, the appliance and a PACS on one machine. Every figure and picture below '
         "comes from the files that the PACS received.</p>"
         f"{verdict}"
-        '<div class="flow"><div>scanner</div><i>DICOM &rarr;</i><div><b>appliance</b>: store, forward, '
-        "enhance, triage</div><i>DICOM &rarr;</i><div>PACS: originals, enhanced series, reports, "
+        '<div class="flow"><div>scanner</div><i>DICOM</i><div><b>appliance</b>: store, forward, '
+        "enhance, triage</div><i>DICOM</i><div>PACS: originals, enhanced series, reports, "
         "cards</div></div>"
         '<div class="notice"><b>Not for diagnosis.</b> The heads are simulated. The models were trained on '
         "simulated data only; their scores say nothing about patients.</div>"
@@ -98,12 +108,12 @@ def _series(row: Row, arrived: Arrived) -> str:
     if shown is None:
         return ""
     pictures = (
-        (shown.before, f"Before: as the scanner sent it, {shown.caption}"),
-        (shown.after, "After: as the PACS received it"),
+        (shown.before, f"Before, as sent: {shown.caption}"),
+        (shown.after, "After, as the PACS received it"),
         (
             shown.difference,
-            f'After minus before, &minus;{DIFFERENCE_HU:.0f} <span class="scale"></span> '
-            f"+{DIFFERENCE_HU:.0f} HU",
+            f'Change: <span class="range">&minus;{DIFFERENCE_HU:.0f} '
+            f'<span class="scale"></span> +{DIFFERENCE_HU:.0f} HU</span>',
         ),
     )
     figures = "".join(_figure(picture, caption) for picture, caption in pictures)
@@ -126,19 +136,9 @@ def _figure(picture: str, caption: str) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    head = "".join(
-        f'<th class="{kind}">{name}</th>'
-        for name, kind in (
-            ("Series", ""),
-            ("Images in", "number"),
-            ("Forwarded", "number"),
-            ("Enhanced", "number"),
-            ("Triage", ""),
-            ("Seconds", "number"),
-            ("Check", ""),
-        )
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(map(_table_row, rows))}</table></div>'
+    head = "".join(f'<th class="{kind}">{name}</th>' for name, kind in COLUMNS)
+    body = "".join(map(_table_row, rows))
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _table_row(row: Row) -> str:
@@ -150,13 +150,20 @@ def _table_row(row: Row) -> str:
     triage = escape(row.triage)
     if row.triage.startswith("positive"):
         triage = f'<span class="alert">{triage}</span>'
-    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-    numbers = (str(len(row.series.images)), str(row.forwarded), str(row.enhanced or "&ndash;"))
-    cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
-    return (
-        f'<tr><td>{escape(row.series.name)}</td>{cells}<td class="triage">{triage}</td>'
-        f'<td class="number">{seconds}</td><td>{check}</td></tr>'
+    values = (
+        escape(row.series.name),
+        str(len(row.series.images)),
+        str(row.forwarded),
+        str(row.enhanced or "&ndash;"),
+        triage,
+        "&ndash;" if row.seconds is None else f"{row.seconds:.1f}",
+        check,
     )
+    cells = (
+        f'<td class="{kind}" data-name="{name}">{value}</td>'
+        for (name, kind), value in zip(COLUMNS, values, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _skips(skips: list[str]) -> str:
