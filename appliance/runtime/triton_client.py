@@ -6,6 +6,7 @@ is loaded only where a server is configured. Model configuration and shared memo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ def load_client() -> Client:
     Raises:
         Unavailable: they are not installed.
     """
+    # Its own lines on standard error are no JSON; what goes wrong is told by exceptions.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return Client(
             import_module("grpc"),

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydicom import dcmread
 
 pytest.importorskip("tritonclient.grpc", reason="the extra `triton` is not installed")
 
@@ -23,8 +26,11 @@ from appliance.runtime.parity import compare
 from appliance.runtime.triton import TritonRunner
 from appliance.runtime.triton_client import AnotherModel
 from tests.support import faulty_models
+from tests.support.pacs import StoreScp
 from tests.support.processes import ROOT, free_port, wait_until
-from tests.support.running import ENVIRONMENT
+from tests.support.running import ENVIRONMENT, RunningAppliance
+from tests.support.scanner import send_verbatim
+from tests.support.settling import finish, metric, take_in
 from tests.support.triton_server import TritonServer
 
 pytestmark = pytest.mark.slow
@@ -33,6 +39,7 @@ MODEL = "head-ct-triage"
 PACKAGE = ROOT / "engines" / MODEL
 MANIFEST = load_manifest(PACKAGE)
 SHA256 = MANIFEST.weights.sha256
+REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
 SERVED = f"triton 2.51.0 {MODEL}/1 sha256:{SHA256}"
 
 
@@ -160,3 +167,37 @@ def test_another_model_under_the_name_is_refused(server: TritonServer) -> None:
     settings = Triton(host="127.0.0.1", port=server.port)
     with pytest.raises(AnotherModel, match=r"has the inputs \['strength', 'x'\]"):
         TritonRunner(settings, MODEL, signature=graph.signature, sha256=SHA256, owner="test")
+
+
+def test_results_name_the_server_that_ran_the_model(
+    server: TritonServer, tmp_path: Path, bleed: list[Path]
+) -> None:
+    server.start()
+    with ExitStack() as stack:
+        appliances = []
+        for name in ("one", "two"):
+            pacs = StoreScp(tmp_path / f"{name}-pacs").start()
+            stack.callback(pacs.stop)
+            triton = {"host": "127.0.0.1", "port": server.port, "shared_memory": name == "two"}
+            settings = {
+                "pipelines": [{"model": MODEL, "destinations": ["pacs"], "runtime": "triton"}],
+                "inference": {"threads": 1, "triton": triton},
+            }
+            appliance = RunningAppliance(tmp_path / name, pacs_port=pacs.port, settings=settings).start()
+            stack.callback(appliance.stop)
+            appliances.append((appliance, pacs))
+        for appliance, _ in appliances:
+            wait_until(partial(is_closed, appliance), 60.0, "the server runs the model")
+            take_in(appliance, len(bleed), partial(send_verbatim, bleed, appliance.port))
+        for appliance, pacs in appliances:
+            finish(appliance)
+            reports = [one for one in map(dcmread, pacs.files) if one.SOPClassUID == REPORT]
+            assert reports
+            for report in reports:
+                versions = report.ContributingEquipmentSequence[-1].SoftwareVersions
+                assert [one for one in versions if one.startswith(("triton", "onnx"))] == [SERVED[:64]]
+            assert not metric(appliance, "appliance_triton_fallbacks_total")
+
+
+def is_closed(appliance: RunningAppliance) -> bool:
+    return metric(appliance, "appliance_triton_circuit_state", 'state="closed"') == 1
