@@ -84,7 +84,11 @@ def _rejection(objects: list[Dataset]) -> Case:
     return Case(note.dataset, sources_of([objects[0]]))
 
 
-@pytest.fixture(params=SOURCES)
+# One of each kind that is written in a way of its own; the others are for the whole run.
+FAST = ("ct", "mr", "us", "enhanced-ct")
+
+
+@pytest.fixture(params=[one if one in FAST else pytest.param(one, marks=pytest.mark.slow) for one in SOURCES])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case]]:
     return _cases(request.param, tmp_path_factory.getbasetemp() / f"gate-{request.param}")
 
@@ -104,8 +108,8 @@ def test_what_we_make_passes(made: dict[str, list[Case]]) -> None:
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        *(("ct", kind) for kind in (*WRITERS, "rejection") if kind != "sr"),
-        pytest.param("ct", "sr", marks=pytest.mark.slow),
+        *(("ct", kind) for kind in WRITERS if kind != "sr"),
+        *(pytest.param("ct", kind, marks=pytest.mark.slow) for kind in ("sr", "rejection")),
         *(pytest.param(source, "enhanced", marks=pytest.mark.slow) for source in SOURCES if source != "ct"),
         *(pytest.param(source, "seg", marks=pytest.mark.slow) for source in ("us", "enhanced-mr")),
     ],

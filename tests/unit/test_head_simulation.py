@@ -52,7 +52,15 @@ def test_validators_find_no_error(tmp_path: Path) -> None:
     assert dcentvfy_problems(paths) == []
 
 
-@pytest.mark.parametrize("kind", list(Bleed))
+@pytest.mark.parametrize(
+    "kind",
+    [Bleed.PARENCHYMAL, Bleed.SUBDURAL]
+    + [
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in Bleed
+        if kind not in (Bleed.PARENCHYMAL, Bleed.SUBDURAL)
+    ],
+)
 def test_blood_is_bright_and_only_where_there_is_a_bleed(kind: Bleed) -> None:
     series = simulate_series(
         seed=5, bleed=True, kind=kind, volume_ml=(30, 60), slices=12, size=64, slice_mm=10
