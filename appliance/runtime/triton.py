@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ IN_FLIGHT = 2
 _log = logging.getLogger(__name__)
 
 _Shapes = tuple[tuple[str, Shape], ...]
-_Shared = dict[str, tuple[int, Shape]]
+_Shared = Mapping[str, tuple[int, Shape]]
 
 
 @dataclass
@@ -38,13 +39,18 @@ class _Lane:
 
 @dataclass
 class _Call:
-    """A batch on its way. `shared` is where in the region the server writes each output, of which shape."""
+    """A batch, or a part of one, on its way until `due_s`.
+
+    `shared` is where in `region` the server writes each output, and of which shape.
+    """
 
     lane: _Lane
     inputs: Tensors
-    answer: Any
-    shared: _Shared | None
+    due_s: float
     last: bool
+    answer: Any
+    region: Region | None
+    shared: _Shared
 
 
 class TritonRunner:
@@ -69,13 +75,13 @@ class TritonRunner:
         self._signature = signature
         self._outputs: dict[_Shapes, dict[str, Shape]] = {}
         self._lanes = [_Lane() for _ in range(IN_FLIGHT)]
+        self._flying: deque[_Call] = deque()
         self._regions = f"appliance-{owner}-{model}-"
         self._connection = Connection(settings)
         try:
             place = settings.models.get(model, TritonModel())
             name = place.name or model
             self.served = self._connection.describe(name, place.version or "", signature, sha256)
-            self._connection.watch()
             self.check()
             if settings.shared_memory:
                 self._start_sharing()
@@ -92,7 +98,8 @@ class TritonRunner:
     def ran(self) -> str:
         """Server, model and version, and the checksum of the model's file if the server names one."""
         digest = f" sha256:{self.served.sha256}" if self.served.sha256 else ""
-        return f"{self.name} {self.served.name}/{self.served.version}{digest}"
+        version = f"/{self.served.version}" if self.served.version else ""
+        return f"{self.name} {self.served.name}{version}{digest}"
 
     @property
     def sharing(self) -> bool:
@@ -122,22 +129,23 @@ class TritonRunner:
 
         Raises: as `run`.
         """
-        flying: deque[_Call] = deque()
+        self._give_up(self._flying)  # of an iteration that nobody finished
+        flying = self._flying = deque()
         free = deque(self._lanes)
         parts: list[Outputs] = []
         try:
             for inputs in batches:
                 most = self.served.most
                 split: Sequence[Tensors] = [inputs] if most is None else batches_of(inputs, most)
+                due_s = time.monotonic() + self._timeout_s
                 for number, part in enumerate(split):
                     if not free:
                         yield from self._land(flying, free, parts)
-                    flying.append(self._send(free.popleft(), part, last=number == len(split) - 1))
+                    flying.append(self._send(free.popleft(), part, due_s, last=number == len(split) - 1))
             while flying:
                 yield from self._land(flying, free, parts)
         finally:
-            for call in flying:
-                self._give_up(call)
+            self._give_up(flying)
 
     def disconnect(self) -> None:
         """End the connection, from any thread; what is on its way fails with ServerFault."""
@@ -165,7 +173,7 @@ class TritonRunner:
             )
             parts.clear()
 
-    def _send(self, lane: _Lane, inputs: Tensors, *, last: bool) -> _Call:
+    def _send(self, lane: _Lane, inputs: Tensors, due_s: float, *, last: bool) -> _Call:
         if self._connection.lost:
             raise ServerFault("the connection was lost", "unreachable")
         messages = self._connection.messages
@@ -173,30 +181,31 @@ class TritonRunner:
         for name, values in inputs.items():
             request.inputs.add(name=name, datatype="FP32", shape=values.shape)
         shared = self._share(lane, request, inputs)
-        if shared is None:
+        if not shared:
             request.raw_input_contents.extend(
                 np.ascontiguousarray(values, np.float32).tobytes() for values in inputs.values()
             )
         try:
-            answer = self._connection.service.ModelInfer.future(request, timeout=self._timeout_s)
+            timeout_s = max(0.0, due_s - time.monotonic())
+            answer = self._connection.service.ModelInfer.future(request, timeout=timeout_s)
         except ValueError as error:  # the channel was closed
             raise self._connection.fault(error) from error
-        return _Call(lane, inputs, answer, shared, last)
+        return _Call(lane, inputs, due_s, last, answer, lane.region if shared else None, shared)
 
-    def _share(self, lane: _Lane, request: Any, inputs: Tensors) -> _Shared | None:
-        """Put the batch into shared memory; None if it has to be sent.
+    def _share(self, lane: _Lane, request: Any, inputs: Tensors) -> _Shared:
+        """Put the batch into shared memory; where its outputs will be, or nothing if it has to be sent.
 
         How large the outputs are is known only after a batch of these shapes was sent.
         """
         outputs = self._outputs.get(_shapes_of(inputs)) if lane.shares else None
         if outputs is None:
-            return None
+            return {}
         shapes = [*(values.shape for values in inputs.values()), *outputs.values()]
         places, size = layout(shapes)
         if lane.region is None or lane.region.size < size:
             lane.region = self._new_region(lane, size)
             if lane.region is None:
-                return None
+                return {}
         for tensor, values, place in zip(request.inputs, inputs.values(), places, strict=False):
             lane.region.write(place[0], values)
             _refer(tensor, lane.region.name, place)
@@ -210,11 +219,11 @@ class TritonRunner:
             response = call.answer.result()
         except self._connection.failures as error:
             fault = self._connection.fault(error)
-            if call.shared is not None and fault.cause == "failed":
+            if call.region is not None and fault.cause == "failed":
                 # It may have been the memory; without it the server says what is wrong, if anything is.
-                self._give_up(call)
+                self._give_up([call])
                 _log.warning("shared_memory_not_used", extra={"reason": str(fault)})
-                return self._collect(self._send(call.lane, call.inputs, last=call.last))
+                return self._collect(self._send(call.lane, call.inputs, call.due_s, last=call.last))
             if self._connection.refused(error):
                 raise GiveUp("the server refuses a batch of this shape") from error
             raise fault from error
@@ -228,24 +237,24 @@ class TritonRunner:
         if set(shapes) != set(expected) or any(
             tensor.datatype != "FP32"
             or not agree(shapes[tensor.name], (count, *expected[tensor.name][1:]))
-            or (call.shared is not None and shapes[tensor.name] != call.shared[tensor.name][1])
+            or (tensor.name in call.shared and shapes[tensor.name] != call.shared[tensor.name][1])
             for tensor in response.outputs
         ):
             raise ServerFault("the answer has other outputs than the model", "answer")
-        if response.model_version != self.served.version:
+        if self.served.version and response.model_version != self.served.version:
             raise ServerFault("another version of the model answered", "answer")
-        if call.shared is None:
+        if call.region is None:
             outputs = _binary(response, shapes)
             self._outputs[_shapes_of(call.inputs)] = shapes
             return outputs
-        assert call.lane.region is not None
-        return {name: call.lane.region.read(offset, shape) for name, (offset, shape) in call.shared.items()}
+        return {name: call.region.read(offset, shape) for name, (offset, shape) in call.shared.items()}
 
-    def _give_up(self, call: _Call) -> None:
-        """Wait for this batch no longer. The server may still write where it would have answered."""
-        call.answer.cancel()
-        if call.shared is not None:
-            call.lane.region, call.lane.shares = None, False
+    def _give_up(self, calls: Iterable[_Call]) -> None:
+        """Wait for these no longer. The server may still write where it would have answered."""
+        for call in calls:
+            call.answer.cancel()
+            if call.region is not None and call.region is call.lane.region:
+                call.lane.region, call.lane.shares = None, False
 
     def _new_region(self, lane: _Lane, size: int) -> Region | None:
         """Memory that the server has mapped too; None if that cannot be."""

@@ -69,7 +69,7 @@ def client_installed() -> bool:
 
 @dataclass(frozen=True)
 class Served:
-    """What the server says of a model. `most` is its largest batch; `sha256` is empty if it names none."""
+    """What the server says of a model. `most` is its largest batch; `version` and `sha256` may be empty."""
 
     server: str
     name: str
@@ -93,17 +93,14 @@ class Connection:
         self._was_ready = False
         self._lost = False
         self._channel = _channel(self._client.grpc, settings)
+        self._channel.subscribe(self._changed)
         self.messages = self._client.messages
         self.service = self._client.services.GRPCInferenceServiceStub(self._channel)
 
     @property
     def lost(self) -> bool:
-        """Whether the connection broke since `watch`: whoever is there now may be another server."""
+        """Whether the connection broke: whoever is there now may be another server."""
         return self._lost
-
-    def watch(self) -> None:
-        """Notice from now on when the connection breaks, even if a new one is made at once."""
-        self._channel.subscribe(self._changed)
 
     def close(self) -> None:
         """End the connection; requests that wait for an answer fail."""
@@ -171,11 +168,12 @@ class Connection:
         """
         service, messages = self.service, self.messages
         server = self.ask(service.ServerMetadata, messages.ServerMetadataRequest())
+        if not version:
+            all_versions = self.ask(service.ModelMetadata, messages.ModelMetadataRequest(name=name))
+            version = max(all_versions.versions, key=_in_order, default="")
         model = self.ask(service.ModelMetadata, messages.ModelMetadataRequest(name=name, version=version))
         _compare("inputs", model.inputs, signature.inputs)
         _compare("outputs", model.outputs, signature.outputs)
-        if not version:
-            version = max(model.versions, key=_in_order, default="")
         most, named = self._configuration(name, version)
         if named not in ("", sha256):
             raise AnotherModel(f"the server's model says that it is {named}, and the package's is {sha256}")

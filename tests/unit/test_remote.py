@@ -257,7 +257,9 @@ def test_another_version_of_the_model_is_compared_before_it_serves(
     runner: ModelRunner, behaviour: Behaviour, graph: OnnxRunner
 ) -> None:
     wait_for("closed")
-    behaviour.versions = ["2"]  # the first is gone
+    behaviour.versions = ["1", "2"]
+    assert on_server(runner, graph)  # and nothing changes as long as the first is there
+    behaviour.versions = ["2"]
     wait_until(lambda: "head-ct-triage/2" in ran_by(runner), 20.0, "the second serves")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -113,6 +114,9 @@ def test_the_highest_version_is_used_unless_one_is_named(
 ) -> None:
     behaviour.versions, behaviour.name = ["9", "10", "2"], "bleed"
     assert connect(models={"head-ct-triage": TritonModel(name="bleed")}).served.version == "10"
+    behaviour.versions = []
+    assert connect(models={"head-ct-triage": TritonModel(name="bleed")}).ran == "triton 2.51.0 bleed"
+    behaviour.versions = ["9"]
     named = {"head-ct-triage": TritonModel(name="bleed", version="9")}
     assert connect(models=named).ran == "triton 2.51.0 bleed/9"
     with pytest.raises(ServerFault, match="NOT_FOUND"):
@@ -282,6 +286,39 @@ def test_what_is_on_its_way_fails_when_another_thread_disconnects(
         list(answers)
     with pytest.raises(ServerFault):
         runner.run(batch(1))
+
+
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_an_iteration_that_nobody_finished_disturbs_no_other(
+    connect: Callable[..., TritonRunner], graph: OnnxRunner, *, shared_memory: bool
+) -> None:
+    runner = connect(shared_memory=shared_memory)
+    list(runner.run_each([batch(1)] * 4))
+    unfinished = runner.run_each([batch(1, seed) for seed in range(4)])
+    next(unfinished)
+    batches = [batch(1, seed) for seed in range(10, 14)]
+    answers = runner.run_each(batches)
+    first = next(answers)
+    del unfinished
+    assert all(map(same, [first, *answers], map(graph.run, batches)))
+
+
+def test_the_parts_of_a_batch_share_its_time(
+    connect: Callable[..., TritonRunner], behaviour: Behaviour
+) -> None:
+    behaviour.most = 1
+    runner = connect(timeout_s=1.0)
+
+    def slowly(outputs: Outputs) -> Outputs:
+        time.sleep(0.3)
+        return outputs
+
+    behaviour.alter = slowly
+    began = time.monotonic()
+    with pytest.raises(ServerFault) as caught:
+        runner.run(batch(16))
+    assert caught.value.cause == "deadline"
+    assert time.monotonic() - began < 2.5
 
 
 def test_tls_proves_both_sides(tmp_path: Path, graph: OnnxRunner) -> None:

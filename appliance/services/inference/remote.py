@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Literal
 
 from appliance.config.schema import Config
-from appliance.config.triton import Triton
+from appliance.config.triton import Triton, TritonModel
 from appliance.domain.errors import GiveUp
 from appliance.domain.policy import CIRCUIT_FAILURES, PROBE_MAXIMUM_S, Circuit, circuit_failed
 from appliance.observe import metrics
@@ -28,7 +28,7 @@ from appliance.runtime.golden import read_golden
 from appliance.runtime.onnx import NAME, OnnxRunner
 from appliance.runtime.parity import compare
 from appliance.runtime.triton import TritonRunner
-from appliance.runtime.triton_client import AnotherModel, ServerFault
+from appliance.runtime.triton_client import AnotherModel, Served, ServerFault
 from appliance.services.inference.engines import profiles_of
 from appliance.services.packages import Package
 
@@ -136,11 +136,13 @@ class RemoteModel:
             try:
                 runner.check()
                 if time.monotonic() - self._compared_s > COMPARE_EVERY_S:
-                    self._compare_again()
+                    self._compare_again(runner.served)
             except ServerFault as error:
                 self._failed(runner, error)
             except GiveUp as error:
-                self._drop(runner)
+                with self._lock:
+                    self._serving = None
+                runner.disconnect()
                 self._refuse(error)
         if self._serving is None and self._circuit.probe_s <= time.monotonic():
             self._take_up()
@@ -167,9 +169,11 @@ class RemoteModel:
         if runner is not None:
             runner.disconnect()
 
-    def _compare_again(self) -> None:
+    def _compare_again(self, served: Served) -> None:
         """Over a connection of its own, for the one in use belongs to the thread that runs batches."""
-        runner = self._connect(self._settings.model_copy(update={"shared_memory": False}))
+        model = TritonModel(name=served.name, version=served.version or None)
+        changes = {"shared_memory": False, "models": {self._model: model}}
+        runner = self._connect(self._settings.model_copy(update=changes))
         try:
             self._compare(runner, self._golden[:1], ())
         finally:
@@ -233,16 +237,12 @@ class RemoteModel:
             if error.cause == "unreachable":
                 self._circuit = replace(self._circuit, failures=CIRCUIT_FAILURES)
             self._circuit = _failed_again(self._circuit)
-            opened = self._circuit.state == "open"
-        if opened:
-            self._drop(runner)
-            self._show("open", str(error))
-            self._wake.set()
-
-    def _drop(self, runner: TritonRunner) -> None:
-        with self._lock:
+            if self._circuit.state == "closed":
+                return
             self._serving = None
         runner.disconnect()
+        self._show("open", str(error))
+        self._wake.set()
 
     def _refuse(self, error: GiveUp) -> None:
         self._circuit = Circuit("open", probe_s=time.monotonic() + PROBE_MAXIMUM_S)
