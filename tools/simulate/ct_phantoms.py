@@ -6,7 +6,7 @@ What nothing is trained on lies in `ct_unseen.py`, and draws other kinds of shap
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -176,6 +176,7 @@ def torso(size: int, rng: np.random.Generator) -> Phantom:
     _small_parts(canvas, muscle, inner, unit)
     _strands(canvas, muscle, inner, unit)
     body_mask = canvas.covered(body)
+    _bone_shells(canvas, muscle, inner, unit)
     _textured_regions(canvas, muscle, inner, unit)
     canvas.texture(body_mask, rng.choice([0.0, rng.uniform(0.5, 7)], p=[0.4, 0.6]), rng.uniform(1.8, 3.4))
     if rng.uniform() < 0.5:  # table
@@ -253,6 +254,35 @@ def _strands(canvas: Canvas, trunk: Blob, inner: NDArray[np.bool_], unit: float)
         canvas.add(strand, float(rng.uniform(-largest, largest)), inner)
 
 
+def _bone_shells(canvas: Canvas, trunk: Blob, inner: NDArray[np.bool_], unit: float) -> None:
+    """Closed layers of bone around what is there, small or as large as the trunk, in 60 % of the slices."""
+    rng = canvas.rng
+    if rng.uniform() < 0.4:
+        return
+    for _ in range(rng.integers(1, 4)):
+        if rng.uniform() < 0.4:
+            outline = replace(trunk, waves=waves(rng, 0.02))
+        else:
+            radius = rng.uniform(8, 70) * unit
+            stretch, angle = rng.uniform(0.6, 1.6), rng.uniform(0, np.pi)
+            place = inside(rng, trunk, 0.7)
+            outline = Blob(*place, radius, radius * stretch, angle, rng.uniform(1.7, 3.0), waves(rng, 0.08))
+        depth = rng.uniform(0, 8) * unit
+        for _ in range(rng.integers(1, 5)):
+            thickness = rng.uniform(0.7, 6.0) * unit
+            hu = rng.choice(
+                [rng.uniform(700, 1700), rng.uniform(150, 700), rng.uniform(-50, 60)], p=[0.5, 0.3, 0.2]
+            )
+            outer, within = (
+                canvas.covered(replace(outline, height=outline.height - cut, width=outline.width - cut))
+                if min(outline.height, outline.width) > cut + 1.0
+                else np.zeros(canvas.hu.shape, np.bool_)
+                for cut in (depth, depth + thickness)
+            )
+            canvas.hu[outer & ~within & inner] = np.float32(hu)
+            depth += thickness
+
+
 def _textured_regions(canvas: Canvas, trunk: Blob, inner: NDArray[np.bool_], unit: float) -> None:
     """Regions with a texture of their own, coarse or fine, faint or plain, in half of the slices."""
     rng = canvas.rng
@@ -303,6 +333,7 @@ def leaves(size: int, rng: np.random.Generator) -> Phantom:
         )
         canvas.paint(leaf, float(hu), within)
     _strands(canvas, disc, within, unit)
+    _bone_shells(canvas, disc, within, unit)
     _textured_regions(canvas, disc, within, unit)
     canvas.texture(within, rng.choice([0.0, rng.uniform(0.5, 7)], p=[0.4, 0.6]), rng.uniform(1.8, 3.4))
     return canvas.finish(within)

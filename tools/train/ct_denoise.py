@@ -5,8 +5,8 @@
         --resume build/ct-denoise.checkpoint
 
 The target keeps a part of the very same noise: a noise-free target teaches a network to invent smooth
-tissue. No adversarial and no perceptual loss. The learning rate is constant until the last 30 % of the
-steps, so that a run that is resumed may be given another number of steps.
+tissue. No adversarial and no perceptual loss. The learning rate is constant until the last part of
+the steps (`--decay`), so that a run that is resumed before it may be given another number of steps.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Training:
     learning_rate: float = 2e-3
     decay: float = 0.3
     """The part of the steps, at their end, over which the learning rate falls to 0."""
-    bone_choices: int = 4
+    bone_choices: int = 3
     """Half of the patches are the one with most bone of this many: bone is rare and hard."""
     kept_noise: float = 0.05
     noise_hu: tuple[float, float] = (1.0, 120.0)
@@ -73,6 +73,8 @@ class Training:
     average: float = 0.998
     seed: int = 1
     library_sha256: tuple[str, ...] = ()
+    start_sha256: str = ""
+    """The checkpoint whose averaged weights the run began with, if any."""
 
 
 @dataclass(frozen=True)
@@ -200,17 +202,19 @@ class State:
         self.rng.bit_generator.state = stored["rng"]
 
 
-def begin(how: Training) -> State:
-    """A run before its first step."""
+def begin(how: Training, start: Path | None = None) -> State:
+    """A run before its first step, with the averaged weights of the checkpoint `start` if it is given."""
     torch.manual_seed(how.seed)
     network = UNet()
+    if start is not None:
+        network.load_state_dict(torch.load(start, weights_only=True)["averaged"])
     optimiser = torch.optim.AdamW(network.parameters(), how.learning_rate, weight_decay=1e-4)
     return State(network, copy.deepcopy(network), optimiser, np.random.default_rng(how.seed))
 
 
-def train(library: Library, how: Training, checkpoint: Path | None) -> UNet:
+def train(library: Library, how: Training, checkpoint: Path | None, start: Path | None = None) -> UNet:
     """Train with AdamW and a running average of the weights, from `checkpoint` on if it exists."""
-    state = begin(how)
+    state = begin(how, start)
     if checkpoint is not None and checkpoint.exists():
         state.restore(checkpoint, how)
     begun, first, recent = time.monotonic(), state.step, [0.0, 0.0]
@@ -286,6 +290,10 @@ def export(network: UNet, how: Training, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -293,15 +301,24 @@ def main() -> None:
     )
     parser.add_argument("--library", type=Path, nargs="+", required=True)
     parser.add_argument("--resume", type=Path, help="a checkpoint: written now and then, read if it exists")
+    parser.add_argument("--start", type=Path, help="a checkpoint of another run whose weights to go on from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Training.steps)
+    parser.add_argument("--learning-rate", type=float, default=Training.learning_rate)
+    parser.add_argument("--decay", type=float, default=Training.decay)
     parser.add_argument("--seed", type=int, default=Training.seed)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     library = load(arguments.library)
-    sums = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in arguments.library)
-    how = Training(steps=arguments.steps, seed=arguments.seed, library_sha256=sums)
-    network = train(library, how, arguments.resume)
+    how = Training(
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        decay=arguments.decay,
+        seed=arguments.seed,
+        library_sha256=tuple(_sha256(path) for path in arguments.library),
+        start_sha256=_sha256(arguments.start) if arguments.start else "",
+    )
+    network = train(library, how, arguments.resume, arguments.start)
     export(network, how, arguments.out)
     count = sum(parameter.numel() for parameter in network.parameters())
     sys.stdout.write(f"{arguments.out}: {count} parameters, {arguments.out.stat().st_size} bytes\n")

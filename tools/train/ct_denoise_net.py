@@ -29,7 +29,7 @@ NEIGHBOURS = tuple(
 """The pixels, relative to a pixel, that its non-local mean is made of: all near ones, every other far one."""
 NON_LOCAL_START, NON_LOCAL_RATE = 1.75, 0.25
 """Start and rate of the bold weights; the cautious ones are their fourth power."""
-GATE_HU = (0.5, 2.0)
+GATE_HU = (0.25, 1.0)
 """Local noise at which the correction starts and at which it is complete."""
 FEATURES = 24
 
