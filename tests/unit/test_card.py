@@ -51,11 +51,16 @@ def card(tone: Tone, *, words: str = "", brightness: int = 128) -> Card:
     )
 
 
+WORDS = [("short", "", 0), ("long", f" {LONG}", 128), ("unbroken", "Mg" * 32, 255)]
 CARDS = [
-    pytest.param((design, card(tone, words=words, brightness=brightness)), id=f"{design}-{tone.value}-{name}")
+    pytest.param(
+        (design, card(tone, words=words, brightness=brightness)),
+        id=f"{design}-{tone.value}-{name}",
+        marks=[pytest.mark.slow] if name == "short" else [],  # what is hard to fit shows most
+    )
     for design in DESIGNS
     for tone in Tone
-    for name, words, brightness in (("short", "", 0), ("long", f" {LONG}", 128), ("unbroken", "Mg" * 32, 255))
+    for name, words, brightness in WORDS
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import build_context
 
@@ -59,6 +60,7 @@ def test_the_tables_of_objects_say_where_values_come_from() -> None:
     assert image["SOPInstanceUID"] == "computed of source, appliance, model and time"
 
 
+@pytest.mark.slow
 def test_a_site_gets_its_own(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(

@@ -30,6 +30,7 @@ from appliance.services.administration.report import models_report
 from appliance.services.inference import remote
 from appliance.services.inference.runners import ModelRunner, ModelRunners
 from appliance.services.packages import load_packages
+from tests.support.examples import examples
 from tests.support.kserve import Behaviour, KServe, Outputs
 from tests.support.processes import ROOT, free_port, wait_until
 from tests.unit.test_triton import batch, same
@@ -270,7 +271,7 @@ def ran_by(runner: ModelRunner) -> str:
 
 
 @hypothesis_settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     trouble=st.lists(st.sampled_from([None, None, REFUSED, BUSY]), min_size=1, max_size=12),
