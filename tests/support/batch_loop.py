@@ -15,8 +15,8 @@ import numpy as np
 from appliance.config.load import load
 from appliance.observe.log import configure
 from appliance.runtime.onnx import OnnxRunner
-from appliance.services.inference.runners import ModelRunners
 from appliance.services.packages import load_packages
+from tests.support.model_runners import model_runners
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     configure("infer", "info")
     config = load(Path(sys.argv[1]))
     packages = load_packages(config)
-    runners = ModelRunners(config, packages, alive=lambda: None)
+    runners = model_runners(config, packages)
     graph = OnnxRunner(packages[0].weights, threads=1, cpu_only=True)
     random = np.random.default_rng()
     while not select.select([sys.stdin], [], [], 0.05)[0]:

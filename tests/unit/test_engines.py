@@ -28,10 +28,12 @@ from appliance.runtime.onnx import NAME, OnnxRunner
 from appliance.runtime.trt import EngineRunner
 from appliance.runtime.trt_library import Library, Messages
 from appliance.services.administration.engine_commands import listed, prune, verify
+from appliance.services.inference import engines as engine_life
 from appliance.services.inference.engines import Machine, choose, chosen, engine_key, superfluous
-from appliance.services.inference.runners import ModelRunner, ModelRunners
+from appliance.services.inference.runners import ModelRunner
 from appliance.services.packages import Package, load_packages
 from tests.result_samples import IDENTITY
+from tests.support.model_runners import model_runners
 from tests.support.processes import ROOT, free_port
 
 GPU = DeviceFacts("a GPU", "SM86", 30, 8 << 30, "13000")
@@ -319,8 +321,11 @@ def test_a_model_file_that_changed_after_the_check_is_not_run(config: Config, tm
     (package,) = load_packages(config)
     other = tmp_path / "model.onnx"
     other.write_bytes((ROOT / "engines" / "ct-denoise" / "model.onnx").read_bytes())
-    with pytest.raises(GiveUp, match=r"not the one that model\.yaml names"):
-        ModelRunners(config, [Package(package.manifest, package.pipeline, other)], lambda: None)
+    changed = [Package(package.manifest, package.pipeline, other)]
+    runners = model_runners(config, changed)
+    with pytest.raises(GiveUp, match=r"not the file that model\.yaml names"):
+        runners.for_job("head-ct-triage")
+    runners.close()
 
 
 def test_what_would_run_can_be_asked_before_anything_was_built(config: Config, package: Package) -> None:
@@ -338,11 +343,45 @@ def test_what_would_run_can_be_asked_before_anything_was_built(config: Config, p
 def test_models_run_where_the_folder_of_engines_cannot_be_trusted(config: Config) -> None:
     config.engine_directory.mkdir(parents=True)
     config.engine_directory.chmod(0o777)
-    runners = ModelRunners(config, load_packages(config), lambda: None)
+    runners = model_runners(config)
     runners.refresh()
     runner = runners.for_job("head-ct-triage")
     assert len(runner.run(heads(1))["heat"]) == 1
     runners.close()
+
+
+@pytest.mark.parametrize(("passes", "verdict"), [(True, "active"), (False, "refused")])
+def test_a_later_comparison_can_refuse_an_engine(
+    config: Config,
+    package: Package,
+    store: EngineStore,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: bool,
+    verdict: Verdict,
+) -> None:
+    """As a test of the model asks for it; what compares is not here, its answer is."""
+    put(store, key_here(package), "active")
+    asked: list[Request] = []
+
+    def compare(request: Request, _say: object, *, limit_s: float) -> dict[str, Any]:
+        asked.append(request)
+        return {"parity": {"passed": passes}}
+
+    monkeypatch.setattr(engine_life, "survey", machine)
+    monkeypatch.setattr(engine_life, "work", compare)
+    engine_life.compare_again(config, package)
+    assert [(one.task, one.engine_sha256) for one in asked] == [("gate", hashlib.sha256(PLAN).hexdigest())]
+    record = store.find(key_here(package))
+    assert record is not None
+    assert record.verdict == verdict
+
+
+def test_without_a_gpu_no_engine_is_compared(config: Config, package: Package, store: EngineStore) -> None:
+    put(store, key_here(package), "active")
+    engine_life.compare_again(config, package)
+    record = store.find(key_here(package))
+    assert record is not None
+    assert record.verdict == "active"
 
 
 def request(**changes: Any) -> Request:

@@ -28,10 +28,11 @@ from appliance.services.administration import preflight
 from appliance.services.administration.preflight import check
 from appliance.services.administration.report import models_report
 from appliance.services.inference import remote
-from appliance.services.inference.runners import ModelRunner, ModelRunners
+from appliance.services.inference.runners import ModelRunner
 from appliance.services.packages import load_packages
 from tests.support.examples import examples
 from tests.support.kserve import Behaviour, KServe, Outputs
+from tests.support.model_runners import model_runners
 from tests.support.processes import ROOT, free_port, wait_until
 from tests.unit.test_triton import batch, same
 
@@ -81,7 +82,7 @@ def config(tmp_path: Path, server: KServe, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.fixture
 def runner(config: Config) -> Iterator[ModelRunner]:
-    runners = ModelRunners(config, load_packages(config), alive=lambda: None)
+    runners = model_runners(config)
     yield runners.for_job("head-ct-triage")
     runners.close()
 
@@ -126,7 +127,7 @@ def test_a_verified_server_runs_the_model_and_stands_in_the_results(
 def test_auto_never_means_the_server(config: Config, server: KServe) -> None:
     pipelines = [config.pipelines[0].model_copy(update={"runtime": None})]
     config = config.model_copy(update={"pipelines": pipelines})
-    runners = ModelRunners(config, load_packages(config), alive=lambda: None)
+    runners = model_runners(config)
     runners.for_job("head-ct-triage").run(batch(1))
     runners.close()
     assert server.batches == []
@@ -137,7 +138,7 @@ def test_the_appliance_starts_without_its_server_and_finds_it_later(
 ) -> None:
     server.stop()
     before = fallbacks("circuit")
-    runners = ModelRunners(config, load_packages(config), alive=lambda: None)
+    runners = model_runners(config)
     runner = runners.for_job("head-ct-triage")
     assert not on_server(runner, graph)
     assert fallbacks("circuit") == before + 1
@@ -186,7 +187,7 @@ def test_a_slow_server_opens_the_circuit(
     assert triton is not None
     inference = config.inference.model_copy(update={"triton": triton.model_copy(update={"timeout_s": 1.0})})
     config = config.model_copy(update={"inference": inference})
-    runners = ModelRunners(config, load_packages(config), alive=lambda: None)
+    runners = model_runners(config)
     runner = runners.for_job("head-ct-triage")
     wait_for("closed")
     behaviour.hang = Event()
@@ -228,7 +229,7 @@ def test_a_model_that_answers_otherwise_never_serves(
     behaviour.alter = a_little_more
     refused = value("appliance_triton_comparisons_total", result="refused")
     with caplog.at_level(logging.INFO):
-        runners = ModelRunners(config, load_packages(config), alive=lambda: None)
+        runners = model_runners(config)
         runner = runners.for_job("head-ct-triage")
         wait_for("refused")
         assert not on_server(runner, graph)
@@ -301,7 +302,7 @@ def test_without_the_client_the_model_runs_here_and_says_why(
     config: Config, graph: OnnxRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "tritonclient.grpc.service_pb2", None)
-    runners = ModelRunners(config, load_packages(config), alive=lambda: None)
+    runners = model_runners(config)
     wait_for("refused")
     assert not on_server(runners.for_job("head-ct-triage"), graph)
     runners.close()
@@ -314,7 +315,7 @@ def test_a_package_without_golden_inputs_cannot_be_verified(
 ) -> None:
     (package,) = load_packages(config)
     manifest = package.manifest.model_copy(update={"engine": None})
-    runners = ModelRunners(config, [type(package)(manifest, package.pipeline, package.weights)], lambda: None)
+    runners = model_runners(config, [type(package)(manifest, package.pipeline, package.weights)])
     wait_for("refused")
     assert not on_server(runners.for_job("head-ct-triage"), graph)
     runners.close()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +23,8 @@ from appliance.runtime.golden import read_golden
 from appliance.runtime.onnx import OnnxRunner
 from appliance.runtime.trial import Trial, try_out
 from tests.support import faulty_models
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, wait_until
+from tests.support.running import ENVIRONMENT
 
 SHAPES = {"y": (2, 1, 4, 4), "sigma_map": (2, 1, 4, 4)}
 LIMIT_S = 60.0
@@ -132,3 +137,23 @@ def test_a_changed_file_is_told(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(faulty_models.not_finite())
     with pytest.raises(GiveUp, match=r"model\.onnx has another checksum than it should have"):
         try_out(trial, limit_s=LIMIT_S)
+
+
+@pytest.mark.slow
+def test_a_test_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    """Killed by its watchdog, that process cannot end a model that hangs: the kernel does."""
+    folder = faulty_models.write_package(tmp_path, "faulty", faulty_models.hangs)
+    request = json.dumps(dataclasses.asdict(trial_of(folder)))
+    code = (
+        "import json, sys; from appliance.runtime.trial import Trial, try_out;"
+        " try_out(Trial(**json.loads(sys.argv[1])), limit_s=600.0)"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", code, request], env=ENVIRONMENT)
+    children = Path(f"/proc/{asker.pid}/task/{asker.pid}/children")
+    wait_until(lambda: bool(children.read_text().split()), 30, "the model is tested")
+    (child,) = children.read_text().split()
+    command = Path(f"/proc/{child}/cmdline")
+    wait_until(lambda: b"appliance.runtime.trial" in command.read_bytes(), 30, "its process runs")
+    asker.kill()
+    asker.wait()
+    wait_until(lambda: not command.exists() or not command.read_bytes(), 10, "it has ended as well")

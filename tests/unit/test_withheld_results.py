@@ -18,9 +18,11 @@ from appliance.config.load import load
 from appliance.dicom.outcome import Enhanced, Findings
 from appliance.domain.types import Job
 from appliance.journal.database import Journal
+from appliance.journal.health import register
 from appliance.observe.metrics import REGISTRY
 from appliance.observe.process import Process
 from appliance.results import Produced
+from appliance.services.inference.health import ModelHealth
 from appliance.services.inference.infer import Answer, Inference
 from appliance.services.storage import Storage
 from tests.dicom_samples import CtSeries
@@ -75,7 +77,10 @@ class Site:
 
         storage = Storage(self.config)
         with closing(storage.journal):
-            inference = Inference(self.config, storage, cast(Process, _Running()))
+            health = ModelHealth(self.config, storage.journal, [])
+            with storage.journal.write() as connection:
+                register(connection, {MODEL: "sha"})
+            inference = Inference(self.config, storage, cast(Process, _Running()), [], health)
             answer = Answer(outcome, self.volume.sources, spoilt())
             inference._finish(self.job, answer, "sha", ["pacs"], time.monotonic())
             inference.close()

@@ -64,7 +64,7 @@ class Tree:
             **(settings or {}),
         }
         self._config.write_text(yaml.safe_dump(content, sort_keys=False))
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -76,7 +76,7 @@ class Tree:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command("run"),
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

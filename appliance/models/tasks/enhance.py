@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, Outcome, PrivateElement
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import EnhanceTask, Manifest
-from appliance.runtime.base import Runner, Tensors, run_each
+from appliance.runtime.answers import CheckedRunner, WrongAnswer
+from appliance.runtime.base import Runner, Shape, Tensors, run_each
 
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 BATCH = 4
@@ -44,7 +45,8 @@ def run(
     `progress`, where given, is called after each batch. The graph takes `x` (b, 1, h, w) and
     `strength` (b, 1) and returns `y` and `sigma_map`, both (b, 1, h, w).
 
-    Returns `Enhanced`, or `NotAnalysed` where the voxels are not what the model was trained on.
+    Returns `Enhanced`, or `NotAnalysed` where the voxels are not what the model was trained on, or its answer
+    is none.
 
     Raises:
         TryAgain, GiveUp: as the runner does.
@@ -57,10 +59,12 @@ def run(
     if problem is not None:
         return NotAnalysed(OUT_OF_DISTRIBUTION, problem)
 
-    enhanced, noise = _through_graph(volume.voxels, untouched, strength, runner, progress)
+    checked = CheckedRunner(runner, output_shapes)
+    try:
+        enhanced, noise = _through_graph(volume.voxels, untouched, strength, checked, progress)
+    except WrongAnswer as error:
+        return NotAnalysed(error.reason, str(error))
     lowest, highest = task.trained_noise
-    if not np.isfinite(enhanced).all():
-        return NotAnalysed("non_finite_output", "the model returned values that are not finite numbers")
     if not lowest <= noise <= highest:
         return NotAnalysed(
             OUT_OF_DISTRIBUTION,
@@ -78,6 +82,12 @@ def run(
             PrivateElement(entry.creator, entry.group, entry.element) for entry in task.private_elements
         ),
     )
+
+
+def output_shapes(inputs: Tensors) -> dict[str, Shape]:
+    """What the graph has to return for these inputs."""
+    shape = inputs["x"].shape
+    return {"y": shape, "sigma_map": shape}
 
 
 def hounsfield_problem(voxels: _Voxels, padding: _Mask) -> str | None:

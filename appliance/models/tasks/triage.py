@@ -16,7 +16,8 @@ from appliance.dicom.outcome import Code, Findings, NotAnalysed, Outcome
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import CodeEntry, Manifest, TriageTask
 from appliance.models.tasks.head_alignment import AlignedHead, align_head, to_source
-from appliance.runtime.base import Runner
+from appliance.runtime.answers import CheckedRunner, WrongAnswer
+from appliance.runtime.base import Runner, Shape, Tensors
 
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 SLAB_MM = 5.0
@@ -95,7 +96,8 @@ def run(
     `progress`, where given, is called after each batch. The graph takes what `inputs_of` makes and
     returns `probability` (b, 1), `heat` (b, 1, h, w) and `distance` (b, 1) from the training data.
 
-    Returns `Findings`, or `NotAnalysed` where too little of the series looks like what the model knows.
+    Returns `Findings`, or `NotAnalysed` where too little of the series looks like what the model knows, or
+    its answer is none.
 
     Raises:
         TryAgain, GiveUp: as the runner does.
@@ -109,9 +111,10 @@ def run(
             OUT_OF_DISTRIBUTION,
             f"only {len(prepared.slabs)} of {prepared.total} slabs show a brain in its skull ({reasons})",
         )
-    slabs, probability, heat = _score(prepared, task, runner, progress)
-    if not (np.isfinite(probability).all() and np.isfinite(heat).all()):
-        return NotAnalysed("non_finite_output", "the model returned values that are not finite numbers")
+    try:
+        slabs, probability, heat = _score(prepared, task, CheckedRunner(runner, output_shapes), progress)
+    except WrongAnswer as error:
+        return NotAnalysed(error.reason, str(error))
     if too_little(slabs, volume):
         return NotAnalysed(
             OUT_OF_DISTRIBUTION,
@@ -129,6 +132,12 @@ def run(
         key_slice=(slabs[key].first + slabs[key].last - 1) // 2,
         heat=_heat_on_source(slabs, heat, volume),
     )
+
+
+def output_shapes(inputs: Tensors) -> dict[str, Shape]:
+    """What the graph has to return for these inputs."""
+    heat = inputs["hu"].shape
+    return {"probability": (heat[0], 1), "heat": heat, "distance": (heat[0], 1)}
 
 
 def too_little(slabs: tuple[Slab, ...], volume: Volume) -> bool:

@@ -2,6 +2,9 @@
 
 An attempt counts from the moment a job is claimed, so a series that kills this process uses up its attempts
 and is reported as not analysed instead of killing it for ever.
+
+A step speaks to the watchdog outside when it ends, from the thread that does it and from no other: one that
+hangs is silent.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from appliance.config.schema import Config
 from appliance.dicom.outcome import Enhanced, Findings, NotAnalysed, Outcome
 from appliance.dicom.unusable import Unusable
 from appliance.dicom.volume import load_headers, load_volume
+from appliance.domain.errors import ApplianceError, TryAgain
 from appliance.domain.policy import backoff_s
 from appliance.domain.recipients import recipients, stand_ins
 from appliance.domain.types import Artifact, Job
+from appliance.journal import health as model_health
 from appliance.journal import instances, jobs, series
 from appliance.journal.messages import Message
 from appliance.models import tasks
@@ -32,6 +37,7 @@ from appliance.results import Order, Produced, write, write_unanalysed
 from appliance.results.conformance import sources_of
 from appliance.results.notification import Notification, notification
 from appliance.runtime.base import DeviceFault
+from appliance.services.inference.health import OUT_OF_SERVICE, ModelHealth
 from appliance.services.inference.messenger import Messenger
 from appliance.services.inference.origin import identity_of
 from appliance.services.inference.outgoing import WITHHELD, Withheld, examine, numbering, sentence, spooled
@@ -68,14 +74,21 @@ class Answer:
 class Inference:
     """The loaded models and what it takes to run a job with them."""
 
-    def __init__(self, config: Config, storage: Storage, process: Process) -> None:
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        process: Process,
+        packages: Sequence[Package],
+        health: ModelHealth,
+    ) -> None:
         self._config = config
         self._storage = storage
         self._process = process
+        self._health = health
         self._messenger = Messenger(config, storage)
-        packages = load_packages(config)
         self._packages = {package.manifest.id: package for package in packages}
-        self._runners = ModelRunners(config, packages, process.alive)
+        self._runners = ModelRunners(config, packages, health, process.alive)
 
     def close(self) -> None:
         """Release the models, and the GPU if one is in use."""
@@ -102,10 +115,10 @@ class Inference:
                 jobs.put_back(connection, job)
             raise
         except DeviceFault as error:
-            self._failed(job, type(error).__name__)
+            self._failed(job, error)
             raise
         except Exception as error:  # noqa: BLE001 - the boundary of a job: any fault in it is its own
-            self._failed(job, type(error).__name__)
+            self._failed(job, error)
         return True
 
     def _run(self, job: Job, started: float) -> None:
@@ -127,7 +140,11 @@ class Inference:
             if not series.is_current(connection, job):
                 return Answer(NotAnalysed("superseded", "more images arrived; a later job has them all"))
             rows = instances.of_series(connection, uid)
+            model = model_health.find(connection, job.model)
         paths = [self._storage.originals.path(row["spool_key"]) for row in rows]
+        if not model.in_service:
+            out = NotAnalysed(OUT_OF_SERVICE, f"the model is out of service: {model.why}")
+            return self._unanalysed(out, paths, job, package, settings)
         try:
             volume = load_volume(paths)
         except Unusable as error:
@@ -255,6 +272,7 @@ class Inference:
             },
         )
         ring(self._config.run_directory, "forward")
+        self._health.judge(job.model, word, reason)
 
     def _tell_what_is_not_sent(
         self, job: Job, artifacts: Sequence[Artifact], takes: Mapping[str, Sequence[str]]
@@ -268,20 +286,23 @@ class Inference:
                     "nothing_to_send", extra={"destination": name, "model": job.model, "kinds": kinds}
                 )
 
-    def _failed(self, job: Job, error: str) -> None:
+    def _failed(self, job: Job, error: Exception) -> None:
         _log.exception("job_failed", extra={"model": job.model, "attempt": job.attempts})
         last = job.attempts >= self._config.inference.attempts
         with self._storage.journal.write() as connection:
             if last:
-                detail = f"{job.attempts} attempts ended with {error}"
+                detail = f"{job.attempts} attempts ended with {type(error).__name__}"
                 jobs.give_up(connection, job.id, reason="error", detail=detail)
             else:
                 delay_s = backoff_s(
                     job.attempts, minimum_s=_RETRY_MINIMUM_S, maximum_s=_RETRY_MAXIMUM_S, random=lambda: 0.0
                 )
-                jobs.retry(connection, job.id, delay_s=delay_s, detail=error)
+                jobs.retry(connection, job.id, delay_s=delay_s, detail=type(error).__name__)
         if last:
             metrics.JOBS_FINISHED.labels(model=job.model, outcome="failed").inc()
+            if isinstance(error, DeviceFault) or not isinstance(error, TryAgain):  # no disk or journal
+                told = isinstance(error, ApplianceError)
+                self._health.failed(job.model, str(error) if told else type(error).__name__)
 
 
 def _without(told: Notification, withheld: Sequence[Withheld]) -> Notification:
@@ -301,7 +322,7 @@ def _word(outcome: Outcome) -> str:
             return "not_analysed"
 
 
-def recover(config: Config, storage: Storage) -> None:
+def recover(config: Config, storage: Storage, health: ModelHealth) -> None:
     """Take back what a process that died was running, and remove what it had not finished writing."""
     with storage.journal.write() as connection:
         failed = jobs.release(connection, maximum_attempts=config.inference.attempts)
@@ -309,6 +330,7 @@ def recover(config: Config, storage: Storage) -> None:
     for job in failed:
         metrics.JOBS_FINISHED.labels(model=job.model, outcome="failed").inc()
         _log.error("job_given_up", extra={"model": job.model, "attempts": job.attempts})
+        health.failed(job.model, f"the inference process died {job.attempts} times on it")
     for key in storage.results.abandoned_keys():
         if key not in finished:
             storage.results.remove(key)
@@ -318,16 +340,19 @@ def serve(config: Config, process: Process) -> None:
     """Run jobs until the process is told to stop; a job that runs then is put back.
 
     Raises:
-        Misconfigured: a model package is missing or damaged.
+        Misconfigured: a model package is missing or its manifest is wrong.
         TryAgain: the journal or the spool cannot be used; a restart takes the job back.
     """
     storage = Storage(config, "FULL")
-    inference = Inference(config, storage, process)
-    recover(config, storage)
-    process.ready()
+    packages = load_packages(config)
+    health = ModelHealth(config, storage.journal, packages)
+    recover(config, storage, health)
+    process.ready()  # a step from here on is the loading of a model, too
+    inference = Inference(config, storage, process, packages, health)
     try:
         while not process.stopping.is_set():
             process.alive()
+            health.look()
             if not inference.run_next():
                 process.wait(_LOOK_S)
     except Stopping:

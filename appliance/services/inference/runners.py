@@ -22,6 +22,7 @@ from appliance.runtime.engine_store import EngineKey, EngineRecord, EngineStore
 from appliance.runtime.onnx import OnnxRunner
 from appliance.runtime.trt import EngineRunner
 from appliance.services.inference.engines import Machine, choose, make_ready, profiles_in, survey
+from appliance.services.inference.health import ModelHealth
 from appliance.services.inference.remote import RemoteModel, remote_model
 from appliance.services.packages import Package
 
@@ -147,25 +148,22 @@ class ModelRunner:
 class ModelRunners:
     """All models of the process, and the engines that are built for them in the background."""
 
-    def __init__(self, config: Config, packages: Sequence[Package], alive: Callable[[], None]) -> None:
-        """Load every model; `alive` is called after each.
-
-        Raises:
-            GiveUp: a model file changed after it was checked, or is no graph.
-        """
+    def __init__(
+        self, config: Config, packages: Sequence[Package], health: ModelHealth, alive: Callable[[], None]
+    ) -> None:
+        """Load every model that is in service; `alive` is called after each."""
         self._config = config
+        self._health = health
         self._packages = {package.manifest.id: package for package in packages}
         self._runners: dict[str, ModelRunner] = {}
-        threads = config.inference.threads or usable_cores()
-        for model, package in self._packages.items():
-            graph = OnnxRunner(package.weights, threads=threads)
-            if graph.sha256 != package.manifest.weights.sha256:
-                raise GiveUp(f"model {model}: the file is not the one that model.yaml names any more")
-            self._runners[model] = ModelRunner(model, graph, remote_model(config, package, graph))
+        self._seen = -1
+        for model in self._packages:
+            with suppress(GiveUp):  # out of service now
+                if health.is_in_service(model):
+                    self._load(model)
             alive()
         self._machine: Machine = survey()
         self._store = _store(config)
-        self._seen = -1
         self._device: Device | None = None
         self._device_lost = False
         self._stopping = threading.Event()
@@ -175,8 +173,12 @@ class ModelRunners:
             threading.Thread(target=self._make_ready, args=arguments, name="engines", daemon=True).start()
 
     def for_job(self, model: str) -> ModelRunner:
-        """The runner of a configured model, with nothing in `ran`."""
-        runner = self._runners[model]
+        """The runner of a configured model, with nothing in `ran`. One that was out of service is loaded now.
+
+        Raises:
+            GiveUp: the model cannot be loaded, and is out of service.
+        """
+        runner = self._runners.get(model) or self._load(model)
         runner.start_job()
         return runner
 
@@ -189,12 +191,14 @@ class ModelRunners:
             return []
         self._seen = seen
         wanted: list[tuple[Package, EngineKey]] = []
-        for model, package in self._packages.items():
+        for model, runner in self._runners.items():
+            package = self._packages[model]
             setting = package.pipeline.runtime or self._config.inference.runtime
             choice = choose(setting, package, self._machine, self._store)
             wanted += [(package, key) for key in choice.wanted]
-            runner = self._runners[model]
-            if choice.engine is not None and choice.engine.sha256 != runner.engine_sha256:
+            if choice.engine is None:  # refused since, by a test of the model
+                runner.use(None, "")
+            elif choice.engine.sha256 != runner.engine_sha256:
                 self._open(runner, choice.engine, self._store)
             _log.info(
                 "runtime_chosen",
@@ -210,6 +214,18 @@ class ModelRunners:
         if self._device is not None:
             self._device.close()
             self._device = None
+
+    def _load(self, model: str) -> ModelRunner:
+        package = self._packages[model]
+        with self._health.loading(model):
+            threads = self._config.inference.threads or usable_cores()
+            graph = OnnxRunner(package.weights, threads=threads)
+            if graph.sha256 != package.manifest.weights.sha256:
+                raise GiveUp(f"{package.weights.name} is not the file that model.yaml names")
+        runner = ModelRunner(model, graph, remote_model(self._config, package, graph))
+        self._runners[model] = runner
+        self._seen = -1  # it may have an engine
+        return runner
 
     def _open(self, runner: ModelRunner, record: EngineRecord, store: EngineStore) -> None:
         if self._device_lost:
