@@ -148,7 +148,7 @@ class TritonRunner:
             self._give_up(flying)
 
     def disconnect(self) -> None:
-        """End the connection, from any thread; what is on its way fails with ServerFault."""
+        """End the connection, from any thread; for what is on its way it was lost."""
         self._connection.close()
 
     def close(self) -> None:
@@ -185,11 +185,8 @@ class TritonRunner:
             request.raw_input_contents.extend(
                 np.ascontiguousarray(values, np.float32).tobytes() for values in inputs.values()
             )
-        try:
-            timeout_s = max(0.0, due_s - time.monotonic())
-            answer = self._connection.service.ModelInfer.future(request, timeout=timeout_s)
-        except ValueError as error:  # the channel was closed
-            raise self._connection.fault(error) from error
+        timeout_s = max(0.0, due_s - time.monotonic())
+        answer = self._connection.service.ModelInfer.future(request, timeout=timeout_s)
         return _Call(lane, inputs, due_s, last, answer, lane.region if shared else None, shared)
 
     def _share(self, lane: _Lane, request: Any, inputs: Tensors) -> _Shared:
@@ -217,7 +214,7 @@ class TritonRunner:
     def _collect(self, call: _Call) -> Outputs:
         try:
             response = call.answer.result()
-        except self._connection.failures as error:
+        except self._connection.failure as error:
             fault = self._connection.fault(error)
             if call.region is not None and fault.cause == "failed":
                 # It may have been the memory; without it the server says what is wrong, if anything is.
@@ -227,6 +224,8 @@ class TritonRunner:
             if self._connection.refused(error):
                 raise GiveUp("the server refuses a batch of this shape") from error
             raise fault from error
+        if self._connection.lost:
+            raise ServerFault("the connection was lost", "unreachable")
         return self._outputs_of(response, call)
 
     def _outputs_of(self, response: Any, call: _Call) -> Outputs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +22,7 @@ from appliance.runtime.base import Shape, Signature, Unavailable
 
 _QUESTION_S = 5.0
 _LONGEST_QUOTE = 200
+_UNWATCHED_S = 5.0
 
 
 class ServerFault(TryAgain):
@@ -99,12 +101,17 @@ class Connection:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection broke: whoever is there now may be another server."""
+        """Whether the connection broke or was closed: whoever is there now may be another server."""
         return self._lost
 
     def close(self) -> None:
-        """End the connection; requests that wait for an answer fail."""
-        self._channel.close()
+        """Nothing more may be asked, and no answer counts any more. The channel ends a little later."""
+        self._lost = True
+        self._channel.unsubscribe(self._changed)
+        # The library's own thread notices within 0.2 s, and fails if the channel is gone before.
+        later = threading.Timer(_UNWATCHED_S, self._channel.close)
+        later.daemon = True
+        later.start()
 
     def ask(self, question: Callable[..., Any], request: Any) -> Any:
         """The answer to a short question.
@@ -114,33 +121,29 @@ class Connection:
         """
         try:
             return question(request, timeout=self._question_s)
-        except (self._client.grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
+        except self._client.grpc.RpcError as error:
             raise self.fault(error, quote=True) from error
 
     def fault(self, error: Any, *, quote: bool = False) -> ServerFault:
         """What an error of a request means. `quote` the server's own words only if no image was sent."""
         codes = self._client.grpc.StatusCode
-        code = self.code(error)
-        words = f": {str(error.details())[:_LONGEST_QUOTE]}" if quote and code is not None else ""
+        code = error.code()
+        words = f": {str(error.details())[:_LONGEST_QUOTE]}" if quote else ""
         if code is codes.DEADLINE_EXCEEDED:
             return ServerFault("the server did not answer in time", "deadline")
-        if code is None or code in (codes.UNAVAILABLE, codes.CANCELLED):
+        if code in (codes.UNAVAILABLE, codes.CANCELLED):
             return ServerFault(f"the server cannot be reached{words}", "unreachable")
         return ServerFault(f"the server answered {code.name}{words}", "failed")
 
-    @staticmethod
-    def code(error: Any) -> Any:
-        """The status code of a failed request; None if it never left."""
-        return error.code() if hasattr(error, "code") else None
-
     def refused(self, error: Any) -> bool:
         """Whether the server found fault with the request, and not with itself."""
-        return self.code(error) is self._client.grpc.StatusCode.INVALID_ARGUMENT
+        return bool(error.code() is self._client.grpc.StatusCode.INVALID_ARGUMENT)
 
     @property
-    def failures(self) -> tuple[type[BaseException], ...]:
+    def failure(self) -> type[BaseException]:
         """What waiting for an answer raises."""
-        return (self._client.grpc.RpcError, self._client.grpc.FutureCancelledError)
+        error: type[BaseException] = self._client.grpc.RpcError
+        return error
 
     def check(self, name: str, version: str) -> None:
         """Ask whether the server and the model are well.
@@ -185,9 +188,7 @@ class Connection:
         try:
             config = self.service.ModelConfig(request, timeout=self._question_s).config
         except self._client.grpc.RpcError as error:
-            if (
-                self.code(error) is self._client.grpc.StatusCode.UNIMPLEMENTED
-            ):  # KServe v2 without Triton's part
+            if error.code() is self._client.grpc.StatusCode.UNIMPLEMENTED:  # KServe v2 without Triton's part
                 return None, ""
             raise self.fault(error, quote=True) from error
         named = config.parameters["sha256"].string_value if "sha256" in config.parameters else ""
