@@ -59,8 +59,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     written.replace(path)
 
 
-def read(path: Path, configuration: Mapping[str, Any]) -> Checkpoint:
-    """Read a file that `write` wrote.
+def read(path: Path, configuration: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Read a file that `write` wrote, of the run with this configuration if one is given.
 
     Raises:
         FileNotFoundError: there is none.
@@ -69,15 +69,15 @@ def read(path: Path, configuration: Mapping[str, Any]) -> Checkpoint:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     said = json.loads(str(arrays.pop(_FACTS)))
-    asked = json.loads(json.dumps(dict(configuration)))
-    if said["configuration"] != asked:
-        other = sorted(
-            name
-            for name in {*said["configuration"], *asked}
-            if said["configuration"].get(name) != asked.get(name)
-        )
-        raise ValueError(f"{path} is of a run with other {', '.join(other)}")
+    if configuration is not None:
+        _compare(path, said["configuration"], json.loads(json.dumps(dict(configuration))))
     return Checkpoint(said["configuration"], said["step"], arrays, said["facts"])
+
+
+def _compare(path: Path, said: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    other = sorted(name for name in {*said, *asked} if said.get(name) != asked.get(name))
+    if other:
+        raise ValueError(f"{path} is of a run with other {', '.join(other)}")
 
 
 def progress_line(step: int, steps: int, done: int, seconds: float, loss: float) -> str:

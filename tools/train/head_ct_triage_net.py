@@ -101,6 +101,24 @@ class Network(nn.Module):
         return evidence, self.readout[0] * pooled + self.readout[1], deep.mean(dim=(2, 3))
 
 
+class Ensemble(nn.Module):
+    """Several networks as one: the means of evidence and logit, and the features of all side by side."""
+
+    def __init__(self, members: list[Network]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, channels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evidence (b, 1, h/2, w/2), logit (b, 1) and pooled deep features (b, 48 for each member)."""
+        evidence, logit, features = zip(*(member(channels) for member in self.members), strict=True)
+        share = 1.0 / len(self.members)
+        return (
+            share * sum(evidence[1:], evidence[0]),
+            share * sum(logit[1:], logit[0]),
+            torch.cat(features, 1),
+        )
+
+
 class Triage(nn.Module):
     """The exported graph: (hu, hull, levels) to (probability, heat, distance).
 
@@ -111,7 +129,7 @@ class Triage(nn.Module):
     def __init__(
         self,
         channels: Channels,
-        network: Network,
+        network: Ensemble,
         slope: float,
         shift: float,
         centre: Tensor,
