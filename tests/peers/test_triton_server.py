@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,30 +172,26 @@ def test_results_name_the_server_that_ran_the_model(
     server: TritonServer, tmp_path: Path, bleed: list[Path]
 ) -> None:
     server.start()
-    with ExitStack() as stack:
-        appliances = []
-        for name in ("one", "two"):
-            pacs = StoreScp(tmp_path / f"{name}-pacs").start()
-            stack.callback(pacs.stop)
-            triton = {"host": "127.0.0.1", "port": server.port, "shared_memory": name == "two"}
-            settings = {
-                "pipelines": [{"model": MODEL, "destinations": ["pacs"], "runtime": "triton"}],
-                "inference": {"threads": 1, "triton": triton},
-            }
-            appliance = RunningAppliance(tmp_path / name, pacs_port=pacs.port, settings=settings).start()
-            stack.callback(appliance.stop)
-            appliances.append((appliance, pacs))
-        for appliance, _ in appliances:
-            wait_until(partial(is_closed, appliance), 60.0, "the server runs the model")
-            take_in(appliance, len(bleed), partial(send_verbatim, bleed, appliance.port))
-        for appliance, pacs in appliances:
-            finish(appliance)
-            reports = [one for one in map(dcmread, pacs.files) if one.SOPClassUID == REPORT]
-            assert reports
-            for report in reports:
-                versions = report.ContributingEquipmentSequence[-1].SoftwareVersions
-                assert [one for one in versions if one.startswith(("triton", "onnx"))] == [SERVED[:64]]
-            assert not metric(appliance, "appliance_triton_fallbacks_total")
+    pacs = StoreScp(tmp_path / "pacs").start()
+    triton = {"host": "127.0.0.1", "port": server.port, "shared_memory": True}
+    settings = {
+        "pipelines": [{"model": MODEL, "destinations": ["pacs"], "runtime": "triton"}],
+        "inference": {"threads": 1, "triton": triton},
+    }
+    appliance = RunningAppliance(tmp_path / "edge", pacs_port=pacs.port, settings=settings).start()
+    try:
+        wait_until(partial(is_closed, appliance), 60.0, "the server runs the model")
+        take_in(appliance, len(bleed), partial(send_verbatim, bleed, appliance.port))
+        finish(appliance)
+        assert not metric(appliance, "appliance_triton_fallbacks_total")
+    finally:
+        appliance.stop()
+        pacs.stop()
+    reports = [one for one in map(dcmread, pacs.files) if one.SOPClassUID == REPORT]
+    assert reports
+    for report in reports:
+        versions = report.ContributingEquipmentSequence[-1].SoftwareVersions
+        assert [one for one in versions if one.startswith(("triton", "onnx"))] == [SERVED[:64]]
 
 
 def is_closed(appliance: RunningAppliance) -> bool:
