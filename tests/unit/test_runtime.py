@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from appliance.domain.errors import GiveUp
-from appliance.models.manifest import load_manifest
+from appliance.models.manifest import damage, load_manifest
 from appliance.runtime import trt_library
 from appliance.runtime.base import (
     DeviceFault,
@@ -165,6 +165,7 @@ class Distorted:
 def test_every_shipped_model_passes_its_own_gate(model: str) -> None:
     """The golden inputs have the checksum, fit the graph and its profiles, and give finite answers."""
     manifest = load_manifest(ENGINES / model)
+    assert damage(manifest, ENGINES / model) is None
     assert manifest.engine is not None
     golden = read_golden(ENGINES / model / manifest.engine.golden.file, manifest.engine.golden.sha256)
     reference = OnnxRunner(ENGINES / model / manifest.weights.file, threads=1)
