@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
+from appliance.results.card_design import DESIGNS, design_of
 from tests.support.pacs import StoreScp
 from tests.support.running import RunningAppliance
 from tests.support.scanner import send_verbatim
@@ -20,11 +22,14 @@ KINDS = ["enhanced", "sr", "sc", "seg", "ko"]
 OUTCOMES = ["positive", "negative", "not_analysed"]
 DEVICE = {"DeviceUID", "InstanceCreatorUID"}
 DEVICE_OBSERVER_UID = "121012"  # DCM
+EARLY = " early"
+"""How the description of an early answer ends: it is about the images that came first."""
+PREDECESSOR = "PredecessorDocumentsSequence"
 
 
 @pytest.fixture(scope="module")
-def images(bleed: list[Path], clear: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A head with a bleed, one without, and a third whose pixels are cut off in one image."""
+def images(bleed: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A head with a bleed, and another whose pixels are cut off in one image."""
     folder = tmp_path_factory.mktemp("damaged")
     damaged = []
     for number, path in enumerate(bleed):
@@ -36,7 +41,7 @@ def images(bleed: list[Path], clear: list[Path], tmp_path_factory: pytest.TempPa
             image.PixelData = image.PixelData[:1000]
         damaged.append(folder / path.name)
         image.save_as(damaged[-1])
-    return [*bleed, *clear, *damaged]
+    return [*bleed, *damaged]
 
 
 class Machine:
@@ -56,7 +61,12 @@ class Machine:
             "destinations": {"pacs": peer},
             "pipelines": [
                 {"model": "ct-denoise", "destinations": ["pacs"]},
-                {"model": "head-ct-triage", "destinations": ["pacs"], "results": results},
+                {
+                    "model": "head-ct-triage",
+                    "destinations": ["pacs"],
+                    "results": results,
+                    "cards": {"design": "light"},
+                },
             ],
         }
         self.appliance = RunningAppliance(folder / title, pacs_port=self.pacs.port, settings=settings)
@@ -72,7 +82,8 @@ class Machine:
             self.appliance.stop()
             self.pacs.stop()
         sent = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in images}
-        return {uid: image for uid, image in self.pacs.datasets().items() if uid not in sent}
+        made = {uid: image for uid, image in self.pacs.datasets().items() if uid not in sent}
+        return {uid: image for uid, image in made.items() if not image.SeriesDescription.endswith(EARLY)}
 
 
 def uids(item: Dataset) -> Iterator[tuple[str, str]]:
@@ -81,7 +92,7 @@ def uids(item: Dataset) -> Iterator[tuple[str, str]]:
     if names and names[0].CodeValue == DEVICE_OBSERVER_UID:
         return
     for element in item:
-        if element.VR == "SQ":
+        if element.VR == "SQ" and element.keyword != PREDECESSOR:
             for nested in element.value:
                 yield from uids(nested)
         elif element.VR == "UI" and element.keyword not in DEVICE:
@@ -108,12 +119,14 @@ def test_another_machine_makes_the_same_objects(tmp_path: Path, images: list[Pat
     ).results(again)
     assert other.keys() == one.keys()
     made = [str(dataset.SOPClassUID.name) for dataset in one.values()]
-    assert made.count("CT Image Storage") >= 2 * 16
-    assert made.count("Comprehensive 3D SR Storage") == 3
-    assert made.count("Secondary Capture Image Storage") == 3
+    assert made.count("CT Image Storage") >= 16
+    assert made.count("Comprehensive 3D SR Storage") == 2
+    assert made.count("Secondary Capture Image Storage") == 2
     assert made.count("Key Object Selection Document Storage") == 1
     for uid, dataset in one.items():
         assert sorted(uids(other[uid])) == sorted(uids(dataset))
+        if dataset.SOPClassUID == SecondaryCaptureImageStorage:
+            assert design_of(dataset.pixel_array) is DESIGNS["light"]
         if dataset.Modality == "CT":
             assert other[uid].PixelData == dataset.PixelData
         assert other[uid].DeviceSerialNumber == "TWO" != dataset.DeviceSerialNumber
