@@ -17,6 +17,7 @@ import numpy as np
 
 from appliance.config.triton import Triton, TritonModel
 from appliance.domain.errors import GiveUp
+from appliance.runtime.answers import WrongAnswer, check_answer
 from appliance.runtime.base import Outputs, Shape, Signature, Tensors, batches_of
 from appliance.runtime.shared_memory import Region, layout
 from appliance.runtime.triton_client import Connection, ServerFault, agree
@@ -245,8 +246,13 @@ class TritonRunner:
         if call.region is None:
             outputs = _binary(response, shapes)
             self._outputs[_shapes_of(call.inputs)] = shapes
-            return outputs
-        return {name: call.region.read(offset, shape) for name, (offset, shape) in call.shared.items()}
+        else:
+            outputs = {name: call.region.read(offset, shape) for name, (offset, shape) in call.shared.items()}
+        try:
+            check_answer(outputs, shapes)
+        except WrongAnswer as error:
+            raise ServerFault(str(error), "answer") from error
+        return outputs
 
     def _give_up(self, calls: Iterable[_Call]) -> None:
         """Wait for these no longer. The server may still write where it would have answered."""

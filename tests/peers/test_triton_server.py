@@ -109,6 +109,8 @@ class Appliance:
         self._reader.join()
         self.process.stdout.close()
         assert status == 0, self.log.read_text()[-3000:]
+        for line in self.log.read_text().splitlines():  # also what gRPC would have to say
+            assert json.loads(line)["level"]
 
 
 def test_two_appliances_share_a_server_that_dies_and_comes_back(server: TritonServer, tmp_path: Path) -> None:

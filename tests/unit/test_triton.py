@@ -255,6 +255,18 @@ def is_lost(runner: TritonRunner) -> bool:
     return False
 
 
+def test_values_that_are_not_finite_are_no_answer(
+    connect: Callable[..., TritonRunner], behaviour: Behaviour
+) -> None:
+    runner = connect(shared_memory=True)
+    list(runner.run_each([batch(1)] * 2))
+    behaviour.alter = lambda outputs: {**outputs, "heat": outputs["heat"] * np.float32(np.nan)}
+    for size in (1, 2):  # in shared memory, and sent
+        with pytest.raises(ServerFault, match="not finite") as caught:
+            runner.run(batch(size))
+        assert caught.value.cause == "answer"
+
+
 def test_a_connection_that_broke_is_not_trusted_again(
     connect: Callable[..., TritonRunner], server: KServe, graph: OnnxRunner
 ) -> None:
