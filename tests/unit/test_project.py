@@ -98,19 +98,22 @@ def test_decisions_are_numbered() -> None:
 
 
 def test_the_product_has_no_dependency_under_a_forbidden_licence() -> None:
-    """The product and all it pulls in: no GPL, nothing non-commercial."""
+    """The product, with the client of Triton servers, and all it pulls in: no GPL, nothing non-commercial."""
     reached: set[str] = set()
-    waiting = ["edge-inference-appliance"]
+    waiting = [("edge-inference-appliance", frozenset({"triton"}))]
+    asked = set(waiting)
     while waiting:
-        name = waiting.pop()
-        if name in reached:
-            continue
+        name, extras = waiting.pop()
         reached.add(name)
         for line in distribution(name).requires or []:
             requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
-    assert "pydicom" in reached
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                found = (requirement.name, frozenset(requirement.extras))
+                if found not in asked:
+                    asked.add(found)
+                    waiting.append(found)
+    assert {"pydicom", "grpcio"} <= reached
     forbidden = re.compile(r"\b(A?GPL|GNU (Affero )?General Public|Non-?Commercial)\b", re.IGNORECASE)
     for name in sorted(reached):
         metadata = distribution(name).metadata.json
