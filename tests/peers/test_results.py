@@ -21,7 +21,6 @@ from tests.support.running import RunningAppliance
 from tests.support.scanner import data_set_sha256, send_verbatim
 from tests.support.settling import finish, metric, take_in
 from tests.validators import DCENTVFY, DCIODVFY, dcentvfy_problems, dciodvfy_errors
-from tools.simulate.head_series import write_series as write_head
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,18 +104,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
     finally:
         site.close()
-
-
-@pytest.fixture(scope="module")
-def bleed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A head with a large bleed: the smallest series that the models take."""
-    return write_head(tmp_path_factory.mktemp("bleed"), seed=1, bleed=True, slices=16, size=256)
-
-
-@pytest.fixture(scope="module")
-def clear(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A head without a bleed."""
-    return write_head(tmp_path_factory.mktemp("clear"), seed=1, bleed=False, slices=16, size=256)
 
 
 @pytest.fixture(scope="module")

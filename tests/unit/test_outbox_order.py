@@ -18,6 +18,7 @@ from appliance.journal.database import Journal
 from appliance.journal.interventions import Intervention, intervene
 from appliance.journal.jobs import Result
 from tests.journal_samples import PACS, REPORTS, artifact, claimed_job, image, open_journal, planned_job
+from tests.support.examples import examples
 
 POSITIVE = Result("positive", None, None, "sha", 1.0)
 
@@ -367,4 +368,4 @@ def rows(connection: sqlite3.Connection, query: str) -> list[tuple[object, ...]]
 
 
 TestOutboxMachine = OutboxMachine.TestCase
-TestOutboxMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestOutboxMachine.settings = settings(max_examples=examples(30), stateful_step_count=30, deadline=None)

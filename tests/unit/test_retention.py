@@ -31,6 +31,7 @@ from appliance.spool.store import Spool
 from tests.dicom_samples import CtSeries, write_series
 from tests.journal_samples import IMAGE, artifact, decide, image, state_of
 from tests.support.clock import BootClock, stopped_clock
+from tests.support.examples import examples
 
 HOUR = 3600.0
 DUTIES = [Duty(required, commits) for required in (True, False) for commits in (True, False)]
@@ -338,7 +339,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_whatever_happens_nothing_leaves_early(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]

@@ -26,6 +26,7 @@ from appliance.domain.states import (
 from appliance.journal import instances
 from appliance.journal.database import Journal, UnknownAggregate, move
 from tests.journal_samples import image, open_journal
+from tests.support.examples import examples
 
 # Written out a second time on purpose: whoever changes a life cycle says so twice.
 LEGAL = {
@@ -160,7 +161,7 @@ def test_an_unknown_aggregate_cannot_be_moved(tmp_path: Path) -> None:
         move(connection, DELIVERY, 7, "claim")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.lists(st.sampled_from(sorted(DELIVERY.events)), max_size=30))
 def test_a_random_walk_leaves_a_history_that_leads_to_the_state(
     tmp_path_factory: pytest.TempPathFactory, events: list[str]
