@@ -41,7 +41,7 @@ class Operating:
     """Where the threshold lies: what this share of bleed-free simulated slices stays below."""
 
     slices: int = 2400
-    specificity: float = 0.98
+    specificity: float = 0.97
 
 
 @dataclass(frozen=True)
