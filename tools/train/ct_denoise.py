@@ -148,8 +148,8 @@ def draw(library: Library, how: Training, rng: np.random.Generator) -> Batch:
 
 def loss_of(network: UNet, batch: Batch, how: Training) -> tuple[Tensor, Tensor]:
     """The training loss, and the root mean square of the remaining noise in units of it, in the body."""
-    noise, log_sigma = network(batch.seen)
-    residual, sigma = bounded_residual(noise, log_sigma, batch.level)
+    mixture, correction, log_sigma = network(batch.seen)
+    residual, sigma = bounded_residual(mixture + correction, log_sigma, batch.level)
     inner = slice(how.border, -how.border)
     error = ((batch.noise * (1.0 - how.kept_noise) - residual) / batch.unit)[:, :, inner, inner]
     weight = batch.weight[:, :, inner, inner]
@@ -230,7 +230,7 @@ def train(library: Library, how: Training, checkpoint: Path | None, start: Path 
             )
             sys.stdout.flush()
             recent = [0.0, 0.0]
-        if checkpoint is not None and state.step % CHECKPOINT_STEPS == 0:
+        if checkpoint is not None and (state.step % CHECKPOINT_STEPS == 0 or state.step == how.steps):
             state.save(checkpoint, how)
     return state.averaged
 

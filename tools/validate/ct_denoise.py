@@ -6,8 +6,8 @@ On phantoms of the held-out family, scanned in the held-out ranges; with `--deve
 development family, which may be looked at as often as one likes. The model runs at the strength of its
 manifest, the same for every dose. A baseline runs, per noise level and per metric, at the strength
 that scores best on these very images, which favours the baselines. Exit status 1 if a gate fails.
-Where $APPLIANCE_TEST_DATA has real CT series, real slices with added noise and thin real slices as they
-are come after that, without gates. At the end, the time for a slice of 512 x 512.
+Where $APPLIANCE_TEST_DATA has real CT series, real slices with added noise come after that, without
+gates. At the end, the time for a slice of 512 x 512.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from appliance.models.manifest import EnhanceTask, load_manifest
 from appliance.runtime.onnx import OnnxRunner
 from tools.simulate.ct import Image
 from tools.validate.ct_denoise_cases import (
-    NEIGHBOUR_SERIES,
     NOISE_LEVELS,
     REAL_NOISE_LEVELS,
     REAL_SERIES,
     Case,
     development_cases,
     held_out_cases,
-    neighbour_cases,
     real_cases,
 )
 
@@ -267,17 +265,12 @@ def main() -> int:
 
 
 def _real(development: bool) -> Iterable[tuple[str, list[Case]]]:
-    """The real images that there are, with their titles."""
+    """The real images that there are, with their title."""
     folder = Path(os.environ.get("APPLIANCE_TEST_DATA") or PACKAGE.parents[2] / "shared" / "data")
-    if development or not all((folder / series).is_dir() for series in REAL_SERIES):
-        return
-    cases = real_cases(folder, REAL_NOISE_LEVELS)
-    slices = len(cases) // len(REAL_NOISE_LEVELS)
-    yield f"real, n={slices} slices of 2 series, added noise; no gate", cases
-    if all((folder / series).is_dir() for series in NEIGHBOUR_SERIES.values()):
-        cases = neighbour_cases(folder)
-        slices = len(cases) // len(NEIGHBOUR_SERIES)
-        yield f"real, n={slices} slices of each series, RMSE to their neighbours; no gate", cases
+    if not development and all((folder / series).is_dir() for series in REAL_SERIES):
+        cases = real_cases(folder, REAL_NOISE_LEVELS)
+        slices = len(cases) // len(REAL_NOISE_LEVELS)
+        yield f"real, n={slices} slices of 2 series, added noise; no gate", cases
 
 
 if __name__ == "__main__":

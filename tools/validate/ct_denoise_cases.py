@@ -23,10 +23,6 @@ SIZE = 256
 NOISE_LEVELS: Mapping[str, float] = {"very low": 3.5, "low": 9.0, "medium": 28.0, "high": 90.0}
 """Noise wanted at the centre, in HU; the mean over the body is about 0.6 of it."""
 REAL_SERIES = ("ct/human-lung", "ct/philips-skull-phantom/std-5mm")
-NEIGHBOUR_SERIES: Mapping[str, str] = {
-    "real 1 mm, standard kernel": "ct/philips-skull-phantom/std-1mm-slices-50-89",
-    "real 1 mm, bone kernel": "ct/philips-skull-phantom/bone-1mm-slices-50-89",
-}
 REAL_NOISE_LEVELS: Mapping[str, float] = {"real +low": 10.0, "real +medium": 30.0, "real +high": 60.0}
 
 
@@ -96,23 +92,4 @@ def real_cases(folder: Path, levels: Mapping[str, float], slices: int = 8, seed:
                 noise = scan(Phantom(hu, body), how, rng).noise[0]
                 cases.append(Case(number, level, np.round(hu + noise), hu, body))
             number += 1
-    return cases
-
-
-def neighbour_cases(folder: Path, slices: int = 10) -> list[Case]:
-    """Thin real slices with the noise they have; the reference is the mean of the two beside each.
-
-    The noise of these slices is independent of their neighbours', so the reference's own noise and what
-    changes from slice to slice add the same to the squared error of every method: what is left of the
-    slice's noise decides which is lowest. Scored on soft tissue near the middle of the image.
-    """
-    cases: list[Case] = []
-    for level, series in NEIGHBOUR_SERIES.items():
-        voxels = load_volume(sorted((folder / series).glob("*.dcm"))).voxels
-        rows, columns = (slice((side - SIZE) // 2, (side + SIZE) // 2) for side in voxels.shape[1:])
-        for index in np.linspace(1, len(voxels) - 2, slices).astype(int):
-            inner = np.maximum(voxels[index - 1 : index + 2, rows, columns], -1024.0).astype(np.float32)
-            reference = (inner[0] + inner[2]) / 2.0
-            smooth = ndimage.gaussian_filter(reference, 2.0)
-            cases.append(Case(int(index), level, inner[1], reference, np.abs(smooth) < 200.0))
     return cases
