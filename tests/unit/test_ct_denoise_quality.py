@@ -9,14 +9,17 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+from scipy import ndimage
 
 from appliance.dicom.outcome import Enhanced, NotAnalysed
 from appliance.models.manifest import EnhanceTask, Manifest, load_manifest
 from appliance.models.tasks import enhance
 from appliance.runtime.onnx import OnnxRunner
 from tests.volumes import volume_of
+from tools.simulate.ct import Image
 from tools.validate.ct_denoise import PACKAGE, gaussian, measure, model, non_local_means
 from tools.validate.ct_denoise_cases import NOISE_LEVELS, Case, development_cases
+from tools.validate.ct_denoise_lesions import kept
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,44 @@ def test_more_strength_changes_more_and_never_beyond_the_bound(cases: list[Case]
         changes.append(float(change.mean()))
     assert changes[1] == pytest.approx(2 * changes[0], rel=0.01)
     assert changes[2] == pytest.approx(4 * changes[0], rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "contrast"), [("low", 4.0), ("medium", 8.0)])
+def test_an_inserted_lesion_keeps_its_contrast(cases: list[Case], level: str, contrast: float) -> None:
+    """Of a disc 11 pixels wide, in units of the noise; smaller discs lose more, see the card."""
+    apply, strength = model()
+    here = [case for case in cases if case.level == level]
+
+    def denoise(image: Image, _noise_hu: float) -> Image:
+        return apply(image, strength)
+
+    parts = [kept(denoise, case, contrast * case.noise_hu, radius=5.0) for case in here]
+    assert float(np.mean(parts)) >= 0.9
+    assert min(parts) >= 0.85
+
+
+@pytest.mark.parametrize("grain", [0.0, 0.8])
+def test_pure_noise_becomes_less_and_no_structure(grain: float) -> None:
+    denoise, strength = model()
+    field = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal((192, 192)), grain)
+    noise = (20.0 * field / field.std()).astype(np.float32)
+    left = denoise(np.float32(40.0) + noise, strength) - np.float32(40.0)
+    assert float(left.std()) < 0.5 * float(noise.std())
+    for width in (2.0, 5.0):  # nothing of the size of a lesion that was not in the noise
+        coarse_before, coarse_after = (ndimage.gaussian_filter(image, width) for image in (noise, left))
+        assert float(np.abs(coarse_after).max()) <= 1.1 * float(np.abs(coarse_before).max())
+
+
+def test_values_beyond_all_tissue_do_no_harm(cases: list[Case]) -> None:
+    runner = OnnxRunner(PACKAGE / "model.onnx", threads=1)
+    noisy = next(case.noisy for case in cases if case.level == "medium").copy()
+    noisy[100:104, 100:104] = 30000.0
+    noisy[:20] = -3024.0
+    for image in (noisy, np.full((32, 36), 30000.0, np.float32), np.full((36, 32), -3024.0, np.float32)):
+        outputs = runner.run({"x": image[None, None], "strength": np.ones((1, 1), np.float32)})
+        assert np.isfinite(outputs["y"]).all()
+        assert np.all(np.abs(outputs["y"][0, 0] - image) <= 3.0 * outputs["sigma_map"][0, 0] + 0.01)
 
 
 @pytest.mark.slow
