@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 from appliance.domain.types import Artifact, Instance, Job, Origin
 from appliance.journal import instances, jobs, series
 from appliance.journal.database import Journal
+from appliance.journal.messages import Message
 from appliance.journal.series import NewJob
 
 PACS = ("pacs",)
@@ -66,7 +69,26 @@ def planned_job(
     """Receive one image of a series, complete the series and plan one job on it."""
     with journal.write() as connection:
         instances.record(connection, image(f"{uid}.{number}", series_instance_uid=uid), PACS)
-        decide(connection, uid, NewJob(model, "sha", urgency))
+        decide(connection, uid, new_job(model, urgency))
+
+
+def new_job(model: str = "model", urgency: int = 1, source: str = "SCANNER") -> NewJob:
+    """A job to be planned."""
+    return NewJob(model, "sha", urgency, source)
+
+
+def finish_job(
+    connection: sqlite3.Connection,
+    job: Job,
+    artifacts: Sequence[Artifact] = (),
+    takes: Mapping[str, Collection[str]] = MappingProxyType({}),
+    *,
+    outcome: str = "negative",
+    told: Sequence[Message] = (),
+) -> list[str]:
+    """End a job with this outcome and these results; the spool keys of what is superfluous."""
+    result = jobs.Result(outcome, None, None, "sha")
+    return jobs.finish(connection, job, result, jobs.Yield(1.0, artifacts, takes, told))
 
 
 def decide(connection: sqlite3.Connection, uid: str, *planned: NewJob) -> None:
@@ -79,7 +101,7 @@ def decide(connection: sqlite3.Connection, uid: str, *planned: NewJob) -> None:
 def claimed_job(journal: Journal) -> Job:
     """The job that is due next, claimed."""
     with journal.write() as connection:
-        job = jobs.claim(connection)
+        job = jobs.claim(connection, {})
     assert job is not None
     return job
 

@@ -19,6 +19,7 @@ NOTIFICATION = Notification(
     calibrated=False,
     created=datetime(2026, 1, 2, 11, 30, 15, 250000, tzinfo=timezone(timedelta(hours=1))),
     revision=1,
+    early=False,
     station=IDENTITY.station,
     model=IDENTITY.model,
     patient=Patient("SYNTHETIC-1", "SITE", "Sample^Synthetic^Middle^Dr^Jr", "19700101", "O"),

@@ -19,16 +19,15 @@ from appliance.config.load import load
 from appliance.dicom.outcome import NotAnalysed, Subject
 from appliance.dicom.volume import Volume
 from appliance.domain.types import Artifact, Delivery, Postponed, Refused, Stored
-from appliance.journal import deliveries, jobs
+from appliance.journal import deliveries
 from appliance.journal.database import Journal
-from appliance.journal.jobs import Result
 from appliance.journal.messages import Message
 from appliance.results import UNANALYSED_WRITERS, Order, Produced, write_unanalysed
 from appliance.results.messages import message_writer
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
 from tests.dicom_samples import CtSeries
-from tests.journal_samples import claimed_job, open_journal, planned_job
+from tests.journal_samples import claimed_job, finish_job, open_journal, planned_job
 from tests.message_samples import NOTIFICATION
 from tests.result_samples import (
     BRAIN,
@@ -105,8 +104,7 @@ class Site:
                 [self._message(storage, name) for name in DESTINATIONS[2:]] if outcome == "positive" else []
             )
         with self.journal.write() as connection:
-            result = Result(outcome, None, None, "sha", 1.0)
-            jobs.finish(connection, self.job, result, artifacts, _TAKES, told)
+            finish_job(connection, self.job, artifacts, _TAKES, outcome=outcome, told=told)
         self.made, self.told = artifacts, told
 
     @property

@@ -188,6 +188,9 @@ class Cards(Section):
     )
 
 
+_DEADLINES_S = {"enhance": 3600.0}
+
+
 class Pipeline(Section):
     """One model and where its results go."""
 
@@ -215,6 +218,15 @@ class Pipeline(Section):
     runtime: Runtime | None = Field(
         default=None, description="What runs the model. Left out: `inference.runtime`."
     )
+    deadline_s: Annotated[float, Field(ge=1.0, le=604800.0)] | None = Field(
+        default=None,
+        description="Longest wait in seconds for its turn of a complete series, which then is not analysed "
+        "(`overloaded`). Left out: 3600 for enhancement, none for triage.",
+    )
+
+    def deadline_for(self, kind: str) -> float | None:
+        """The deadline in seconds, None if there is none, for a model of this kind of task."""
+        return _DEADLINES_S.get(kind) if self.deadline_s is None else self.deadline_s
 
 
 class Engines(Section):
@@ -278,6 +290,11 @@ class Inference(Section):
     triton: Triton | None = Field(
         default=None,
         description="The server for models whose runtime is `triton`. Left out: none may have it.",
+    )
+    stat: list[str] = Field(
+        default=[],
+        description="Calling AE titles of scanners whose series come first, such as that of the emergency "
+        "department.",
     )
     gpu_memory_mb: Annotated[int, Field(ge=64, le=1048576)] = Field(
         default=6144, description="Most GPU memory (MiB) that the engine of one model may take."

@@ -120,7 +120,7 @@ class StationIdentity:
 
 @dataclass(frozen=True)
 class EarlierReport:
-    """The report on the revision of a series before this one, which a new report takes the place of."""
+    """The report on the series with fewer images, which a new report takes the place of."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -137,11 +137,11 @@ class Identity:
     """Everything that a result object says about its own origin.
 
     `pipeline_digest` changes whenever the weights or the parameters change, so that UIDs derived
-    from it never name two different contents. `created` is the first-generation time, aware.
-    `series_begun` is that of the first image of a derived series, which images that join it later share;
-    None where this is the first. Derived images name the scanner as their equipment if `names_scanner`,
-    and are PRIMARY in their image type if `primary`. `card_design` is the page that cards are drawn on; only
-    their UIDs depend on it.
+    from it never name two different contents. `created` is the first-generation time, aware. `early`
+    results are about the images that came so far, while the series arrives. `series_begun` is that of the
+    first image of a derived series, which images that join it later share; None where this is the first.
+    Derived images name the scanner as their equipment if `names_scanner`, and are PRIMARY in their image
+    type if `primary`. `card_design` is the page that cards are drawn on; only their UIDs depend on it.
     """
 
     station: StationIdentity
@@ -155,3 +155,9 @@ class Identity:
     names_scanner: bool = False
     primary: bool = False
     card_design: CardDesign = "dark"
+    early: bool = False
+
+    @property
+    def edition(self) -> str:
+        """Which of the answers about a series this is, as its UIDs tell them apart."""
+        return f"{self.revision} early" if self.early else str(self.revision)

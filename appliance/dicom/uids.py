@@ -29,9 +29,9 @@ def image_series_uid(source_series_uid: str, pipeline_digest: str) -> str:
     return derived_uid("series", "img", source_series_uid, pipeline_digest, ATTRIBUTE_POLICY)
 
 
-def result_series_uid(purpose: str, source_series_uid: str, pipeline_digest: str, revision: int) -> str:
-    """The series of a result about a whole series: a new revision makes a new one."""
-    return derived_uid("series", purpose, source_series_uid, pipeline_digest, ATTRIBUTE_POLICY, str(revision))
+def result_series_uid(purpose: str, source_series_uid: str, pipeline_digest: str, edition: str) -> str:
+    """The series of a result about a whole series: a new edition makes a new one."""
+    return derived_uid("series", purpose, source_series_uid, pipeline_digest, ATTRIBUTE_POLICY, edition)
 
 
 def result_uid(
@@ -39,11 +39,11 @@ def result_uid(
     source_series_uid: str,
     pixel_sha256: Iterable[str],
     pipeline_digest: str,
-    revision: int,
+    edition: str,
 ) -> str:
     """The SOP Instance UID of a result about a whole series, whatever the order of its images."""
     return derived_uid(
-        purpose, source_series_uid, *sorted(pixel_sha256), pipeline_digest, ATTRIBUTE_POLICY, str(revision)
+        purpose, source_series_uid, *sorted(pixel_sha256), pipeline_digest, ATTRIBUTE_POLICY, edition
     )
 
 

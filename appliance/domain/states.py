@@ -64,6 +64,8 @@ JOB = _lifecycle(
     "queued",
     ("queued", "claim", "running"),
     ("running", "succeed", "done"),
+    # A step is done; further images of the series are waiting or yet to come.
+    ("running", "rest", "queued"),
     ("running", "retry", "queued"),
     ("running", "lease_lost", "queued"),
     ("running", "give_up", "failed"),

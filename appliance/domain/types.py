@@ -95,14 +95,29 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class EarlyFlag:
+    """A finding that was told of while its series still arrived, and the image that shows it best."""
+
+    score: float
+    key_sop_instance_uid: str
+
+
+@dataclass(frozen=True)
 class Job:
-    """One model on one or more series at given revisions. `attempts` includes the present one."""
+    """One model on one or more series at given revisions.
+
+    `attempts` are those without any progress, including the present one. `source` is the calling AE title
+    of the scanner, `since_s` when the job began to wait for nothing but its turn.
+    """
 
     id: int
     model: str
     model_sha256: str
     series: tuple[tuple[str, int], ...]
     attempts: int
+    source: str
+    since_s: float
+    flag: EarlyFlag | None = None
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,9 @@ class Journal:
             now = boot_seconds()
             connection.execute("INSERT OR REPLACE INTO boot VALUES (1, ?)", (current,))
             connection.execute("UPDATE series SET first_s = ?, last_s = ? WHERE state = 'open'", (now, now))
-            connection.execute("UPDATE jobs SET due_s = 0")
+            connection.execute(
+                "UPDATE jobs SET due_s = 0, since_s = ? WHERE state IN ('queued', 'running')", (now,)
+            )
             connection.execute(
                 "UPDATE commitments SET due_s = 0, since_s = ? WHERE due_s IS NOT NULL", (now,)
             )

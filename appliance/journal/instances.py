@@ -91,8 +91,8 @@ def _touch_series(connection: sqlite3.Connection, instance: Instance, *, changed
     row = connection.execute("SELECT state FROM series WHERE series_instance_uid = ?", (uid,)).fetchone()
     if row is None:
         connection.execute(
-            "INSERT INTO series (series_instance_uid, study_instance_uid, modality, state, first_s, last_s)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO series (series_instance_uid, study_instance_uid, modality, state, first_s, last_s,"
+            " images) VALUES (?, ?, ?, ?, ?, ?, 1)",
             (uid, instance.study_instance_uid, instance.modality, SERIES.initial, now, now),
         )
         return
@@ -102,7 +102,7 @@ def _touch_series(connection: sqlite3.Connection, instance: Instance, *, changed
             "UPDATE series SET revision = revision + 1, first_s = ? WHERE series_instance_uid = ?", (now, uid)
         )
     connection.execute(
-        "UPDATE series SET last_s = ?, changed_content = max(changed_content, ?)"
+        "UPDATE series SET last_s = ?, images = images + 1, changed_content = max(changed_content, ?)"
         " WHERE series_instance_uid = ?",
         (now, changed_content, uid),
     )
@@ -125,9 +125,9 @@ def are_all_kept(connection: sqlite3.Connection, series_instance_uid: str) -> bo
 
 
 def of_series(connection: sqlite3.Connection, series_instance_uid: str) -> list[sqlite3.Row]:
-    """`spool_key` and `facts` of a series' instances, as received."""
+    """`id`, `spool_key` and `facts` of a series' instances, as received."""
     return connection.execute(
-        "SELECT spool_key, facts FROM instances WHERE series_instance_uid = ? ORDER BY id",
+        "SELECT id, spool_key, facts FROM instances WHERE series_instance_uid = ? ORDER BY id",
         (series_instance_uid,),
     ).fetchall()
 
@@ -149,3 +149,12 @@ def latest_source(connection: sqlite3.Connection, series_instance_uid: str) -> t
         (series_instance_uid,),
     ).fetchone()
     return row["modality"], row["called_ae_title"], row["facts"]
+
+
+def calling_ae_title(connection: sqlite3.Connection, series_instance_uid: str) -> str:
+    """Who sent the first image of a series."""
+    row = connection.execute(
+        "SELECT calling_ae_title FROM instances WHERE series_instance_uid = ? ORDER BY id LIMIT 1",
+        (series_instance_uid,),
+    ).fetchone()
+    return str(row["calling_ae_title"])

@@ -56,13 +56,15 @@ def put(connection: sqlite3.Connection, job: Job, message: Message) -> None:
 
 
 def told(connection: sqlite3.Connection, job: Job, destination: str) -> str | None:
-    """What a destination was, or is about to be, told last of an earlier revision of the job's series.
+    """What a destination was, or is about to be, told last of the job's series before.
 
     A word of the `jobs.outcome` column, `retracted`, or None if nothing. What is left to a person was not
     told.
     """
     row = connection.execute(
-        "SELECT CASE j.reason WHEN 'retracted' THEN j.reason ELSE j.outcome END AS outcome"
+        # A job that has not ended told of a finding early.
+        "SELECT CASE j.reason WHEN 'retracted' THEN j.reason ELSE coalesce(j.outcome, 'positive') END"
+        " AS outcome"
         f" {_TOLD_EARLIER} AND d.state NOT IN ('rejected', 'dropped')"
         " ORDER BY s.revision DESC, d.id DESC LIMIT 1",
         _earlier(job, destination),
@@ -99,7 +101,7 @@ def unacknowledged(connection: sqlite3.Connection, destinations: Iterable[str]) 
 _TOLD_EARLIER = (
     "FROM job_series s JOIN jobs j ON j.id = s.job_id JOIN artifacts a ON a.job_id = j.id"
     " JOIN deliveries d ON d.destination = ? AND d.spool_key = a.spool_key"
-    " WHERE s.series_instance_uid = ? AND s.revision < ? AND j.model = ?"
+    " WHERE s.series_instance_uid = ? AND s.revision <= ? AND j.model = ?"
 )
 
 

@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS series (
     revision INTEGER NOT NULL DEFAULT 1,
     first_s REAL NOT NULL,                      -- first image of this revision
     last_s REAL NOT NULL,                       -- latest image
+    images INTEGER NOT NULL DEFAULT 0,
     changed_content INTEGER NOT NULL DEFAULT 0, -- 1: one UID arrived with two contents; models are held
     completed_by TEXT                           -- the evidence: a word of domain/policy.py
 ) STRICT, WITHOUT ROWID;
@@ -57,13 +58,18 @@ CREATE TABLE IF NOT EXISTS jobs (
     model TEXT NOT NULL,
     model_sha256 TEXT NOT NULL,
     urgency INTEGER NOT NULL,                   -- the smallest first: triage before enhancement
+    source TEXT NOT NULL,                       -- calling AE title; scanners take turns
     state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
     attempts INTEGER NOT NULL DEFAULT 0,        -- counted when claimed, so that a crash counts too
     due_s REAL NOT NULL DEFAULT 0,
+    since_s REAL NOT NULL,                      -- made, or its series complete
+    images_due INTEGER NOT NULL DEFAULT 0,      -- while the series is open: not before it has so many images
+    early_score REAL,                           -- of a finding that was told of before the series was complete
+    early_key_image TEXT,                       -- SOP instance UID
     outcome TEXT CHECK (outcome IN ('enhanced', 'positive', 'negative', 'not_analysed')),
-    reason TEXT,
+    reason TEXT,                                -- before the end: why the complete series is not taken
     detail TEXT,
-    seconds REAL,
+    seconds REAL NOT NULL DEFAULT 0,
     created_at TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS jobs_waiting ON jobs (urgency, id) WHERE state IN ('queued', 'running');
@@ -75,6 +81,14 @@ CREATE TABLE IF NOT EXISTS job_series (
     PRIMARY KEY (job_id, series_instance_uid)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS job_series_by_series ON job_series (series_instance_uid);
+
+-- The images that a model has dealt with one by one; those without a reason have a derived image.
+CREATE TABLE IF NOT EXISTS taken (
+    instance_id INTEGER NOT NULL REFERENCES instances (id),
+    pipeline_digest TEXT NOT NULL,
+    reason TEXT,
+    PRIMARY KEY (instance_id, pipeline_digest)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS artifacts (
     id INTEGER PRIMARY KEY,

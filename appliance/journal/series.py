@@ -9,7 +9,7 @@ from itertools import count
 
 from appliance.domain.states import JOB, SERIES
 from appliance.domain.types import Job
-from appliance.journal.clock import wall_time
+from appliance.journal.clock import boot_seconds, wall_time
 from appliance.journal.database import move
 
 
@@ -38,19 +38,17 @@ class Skip:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A model that takes the series. The smallest `urgency` is run first."""
+    """A model that takes the series. The smallest `urgency` is run first; scanners take turns by `source`."""
 
     model: str
     model_sha256: str
     urgency: int
+    source: str
 
 
 def waiting(connection: sqlite3.Connection) -> list[WaitingSeries]:
     """Every series that a decision is due for sooner or later, the oldest first."""
-    rows = connection.execute(
-        "SELECT s.*, (SELECT count(*) FROM instances i WHERE i.series_instance_uid = s.series_instance_uid)"
-        " AS images FROM series s WHERE state IN ('open', 'complete') ORDER BY first_s"
-    )
+    rows = connection.execute("SELECT * FROM series WHERE state IN ('open', 'complete') ORDER BY first_s")
     return [
         WaitingSeries(
             row["series_instance_uid"],
@@ -79,48 +77,104 @@ def complete(connection: sqlite3.Connection, series: WaitingSeries, evidence: st
     return True
 
 
+def begin(connection: sqlite3.Connection, series: WaitingSeries, jobs: Sequence[NewJob]) -> bool:
+    """Let models look at a series while it arrives, unless it is complete by now.
+
+    Returns whether there is a new job.
+    """
+    if not _is(connection, series, "open"):
+        return False
+    begun = [_add_job(connection, series, job) for job in jobs]
+    return any(begun)
+
+
 def plan(
     connection: sqlite3.Connection, series: WaitingSeries, jobs: Sequence[NewJob], skips: Sequence[Skip]
 ) -> bool:
-    """Write the decision of every pipeline about a complete series, unless an image came in meanwhile."""
-    uid = series.series_instance_uid
-    row = connection.execute(
-        "SELECT state, revision FROM series WHERE series_instance_uid = ?", (uid,)
-    ).fetchone()
-    if (row["state"], row["revision"]) != ("complete", series.revision):
+    """Write the decision of every pipeline about a complete series, unless an image came in meanwhile.
+
+    A model that looked at the series while it arrived, and does not take it now, ends with the reason.
+    """
+    if not _is(connection, series, "complete"):
         return False
+    uid = series.series_instance_uid
     for job in jobs:
-        cursor = connection.execute(
-            "INSERT INTO jobs (input, model, model_sha256, urgency, state, created_at)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                f"{job.model}|{uid}:{series.revision}",
-                job.model,
-                job.model_sha256,
-                job.urgency,
-                JOB.initial,
-                wall_time(),
-            ),
-        )
-        connection.execute(
-            "INSERT INTO job_series VALUES (?, ?, ?)", (cursor.lastrowid, uid, series.revision)
-        )
-    connection.executemany(
-        "INSERT INTO skips VALUES (?, ?, ?, ?, ?)",
-        [(uid, series.revision, skip.model, skip.reason, skip.detail) for skip in skips],
+        _add_job(connection, series, job)
+    refused = 0
+    for skip in skips:
+        begun = connection.execute(
+            "UPDATE jobs SET reason = ?, detail = ? WHERE input = ? AND state IN ('queued', 'running')",
+            (skip.reason, skip.detail, _input(skip.model, series)),
+        ).rowcount
+        refused += begun
+        if not begun:
+            connection.execute(
+                "INSERT INTO skips VALUES (?, ?, ?, ?, ?)",
+                (uid, series.revision, skip.model, skip.reason, skip.detail),
+            )
+    connection.execute(
+        "UPDATE jobs SET since_s = ? WHERE state IN ('queued', 'running') AND id IN"
+        " (SELECT job_id FROM job_series WHERE series_instance_uid = ? AND revision = ?)",
+        (boot_seconds(), uid, series.revision),
     )
-    move(connection, SERIES, uid, "plan" if jobs else "skip")
+    move(connection, SERIES, uid, "plan" if jobs or refused else "skip")
     return True
 
 
-def is_current(connection: sqlite3.Connection, job: Job) -> bool:
-    """Whether the series of a job are still at the revisions that the job is about."""
-    return all(
-        connection.execute(
-            "SELECT 1 FROM series WHERE series_instance_uid = ? AND revision = ?", (uid, revision)
-        ).fetchone()
-        for uid, revision in job.series
+def _is(connection: sqlite3.Connection, series: WaitingSeries, state: str) -> bool:
+    row = connection.execute(
+        "SELECT state, revision FROM series WHERE series_instance_uid = ?", (series.series_instance_uid,)
+    ).fetchone()
+    return (row["state"], row["revision"]) == (state, series.revision)
+
+
+def _input(model: str, series: WaitingSeries) -> str:
+    return f"{model}|{series.series_instance_uid}:{series.revision}"
+
+
+def _add_job(connection: sqlite3.Connection, series: WaitingSeries, job: NewJob) -> bool:
+    row = connection.execute(
+        "INSERT INTO jobs (input, model, model_sha256, urgency, source, state, since_s, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (input) DO NOTHING RETURNING id",
+        (
+            _input(job.model, series),
+            job.model,
+            job.model_sha256,
+            job.urgency,
+            job.source,
+            JOB.initial,
+            boot_seconds(),
+            wall_time(),
+        ),
+    ).fetchone()
+    if row is None:
+        return False
+    connection.execute(
+        "INSERT INTO job_series VALUES (?, ?, ?)", (row["id"], series.series_instance_uid, series.revision)
     )
+    return True
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """How much of the series of a job is there.
+
+    `current` is False once more images came after the job's revision was complete; `open` says that the
+    job's revision is not complete yet.
+    """
+
+    current: bool
+    open: bool
+    images: int
+
+
+def arrived(connection: sqlite3.Connection, job: Job) -> Arrived:
+    """How much of the series of a job is there now."""
+    (uid, revision) = job.series[0]
+    row = connection.execute(
+        "SELECT state, revision, images FROM series WHERE series_instance_uid = ?", (uid,)
+    ).fetchone()
+    return Arrived(row["revision"] == revision, row["state"] in ("open", "complete"), row["images"])
 
 
 def number_result_series(connection: sqlite3.Connection, study_uid: str, series_uid: str, wanted: int) -> int:

@@ -259,9 +259,10 @@ def revised_number(number: int, revision: int) -> int:
     return number + 10 * (revision - 1)
 
 
-def revised_text(description: str, revision: int) -> str:
-    """A series description that tells revisions apart."""
-    return description if revision <= 1 else f"{description} r{revision}"
+def revised_text(description: str, identity: Identity) -> str:
+    """A series description that tells the answers about one series apart."""
+    revised = description if identity.revision <= 1 else f"{description} r{identity.revision}"
+    return f"{revised} early" if identity.early else revised
 
 
 def declare_private_scheme(target: Dataset, codes: tuple[Code, ...]) -> None:

@@ -29,7 +29,7 @@ def key_object_selection(outcome: Findings, volume: Volume, identity: Identity) 
     """The selection (TID 2010), titled (113000, DCM, "Of Interest")."""
     source = volume.sources[outcome.key_slice]
     series = str(source.SeriesInstanceUID)
-    digest, revision = identity.pipeline_digest, identity.revision
+    digest, edition = identity.pipeline_digest, identity.edition
     key = evidence([source])
     with quiet():
         put(key[0], "Rows", source.Rows)
@@ -44,12 +44,12 @@ def key_object_selection(outcome: Findings, volume: Volume, identity: Identity) 
         selection = KeyObjectSelectionDocument(
             evidence=key,
             content=content,
-            series_instance_uid=result_series_uid("ko", series, digest, revision),
-            series_number=revised_number(SERIES_NUMBER, revision),
-            sop_instance_uid=result_uid("ko", series, volume.pixel_sha256, digest, revision),
+            series_instance_uid=result_series_uid("ko", series, digest, edition),
+            series_number=revised_number(SERIES_NUMBER, identity.revision),
+            sop_instance_uid=result_uid("ko", series, volume.pixel_sha256, digest, edition),
             instance_number=1,
             manufacturer=text(identity.station.manufacturer, 64),
-            series_description=revised_text(NOTICE_SHORT, revision),
+            series_description=revised_text(NOTICE_SHORT, identity),
         )
         copy_patient_and_study(source, selection)
         put_origin(selection, source, identity)

@@ -63,7 +63,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Notification:
-    """One finding, or its absence, in one revision of one series.
+    """One finding, or its absence, in one revision of one series; `early` is one in a part of its images.
 
     `uid` names the answer: it is the SOP Instance UID of its structured report, whether that is made or
     not. `score` and `threshold` are 0..1.
@@ -78,6 +78,7 @@ class Notification:
     calibrated: bool
     created: datetime
     revision: int
+    early: bool
     station: StationIdentity
     model: ModelIdentity
     patient: Patient
@@ -113,9 +114,9 @@ def notification(
     """The facts of an answer; `objects` are the kinds of result objects that are made of it."""
     source, key = volume.sources[0], volume.sources[outcome.key_slice]
     series = str(source.SeriesInstanceUID)
-    digest, revision = identity.pipeline_digest, identity.revision
+    digest, edition = identity.pipeline_digest, identity.edition
     return Notification(
-        uid=result_uid("sr", series, volume.pixel_sha256, digest, revision),
+        uid=result_uid("sr", series, volume.pixel_sha256, digest, edition),
         positive=outcome.positive,
         finding=outcome.finding,
         urgency=outcome.urgency,
@@ -123,7 +124,8 @@ def notification(
         threshold=float(outcome.threshold),
         calibrated=outcome.calibrated,
         created=identity.created,
-        revision=revision,
+        revision=identity.revision,
+        early=identity.early,
         station=identity.station,
         model=identity.model,
         patient=_patient(source),
@@ -134,7 +136,7 @@ def notification(
         images=tuple(dict.fromkeys(_image(header) for header in volume.sources)),
         key_image=_image(key),
         report_series_instance_uid=(
-            result_series_uid("sr", series, digest, revision) if "sr" in objects else None
+            result_series_uid("sr", series, digest, edition) if "sr" in objects else None
         ),
     )
 

@@ -77,7 +77,7 @@ def unanalysed_capture(
 
 def _capture(card: Card, source: Dataset, hashes: Sequence[str], finding: str, identity: Identity) -> Dataset:
     series = str(source.SeriesInstanceUID)
-    digest, revision = identity.pipeline_digest, identity.revision
+    digest, edition = identity.pipeline_digest, identity.edition
     moment = local_time(source, identity.created)
     # Another design is another image, so the names of both differ.
     purpose = f"sc-{identity.card_design}"
@@ -88,12 +88,12 @@ def _capture(card: Card, source: Dataset, hashes: Sequence[str], finding: str, i
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
         study_instance_uid=str(source.StudyInstanceUID),
-        series_instance_uid=result_series_uid(purpose, series, digest, revision),
-        series_number=revised_number(SERIES_NUMBER, revision),
-        sop_instance_uid=result_uid(purpose, series, hashes, digest, revision),
+        series_instance_uid=result_series_uid(purpose, series, digest, edition),
+        series_number=revised_number(SERIES_NUMBER, identity.revision),
+        sop_instance_uid=result_uid(purpose, series, hashes, digest, edition),
         instance_number=1,
         manufacturer=text(identity.station.manufacturer, 64),
-        series_description=revised_text(NOTICE_SHORT, revision),
+        series_description=revised_text(NOTICE_SHORT, identity),
         content_qualification="RESEARCH",
     )
     copy_patient_and_study(source, capture)

@@ -98,16 +98,16 @@ def _segmentation(
     headers = list({id(volume.sources[index]): volume.sources[index] for index in indices}.values())
     source, hashes = headers[0], [volume.pixel_sha256[index] for index in indices]
     series = str(source.SeriesInstanceUID)
-    digest, revision = identity.pipeline_digest, identity.revision
+    digest, edition = identity.pipeline_digest, identity.edition
     station = identity.station
     result = Segmentation(
         source_images=_sources(headers),
         pixel_array=mask.astype(np.uint8),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(outcome, source, identity)],
-        series_instance_uid=result_series_uid("seg", series, digest, revision),
-        series_number=revised_number(SERIES_NUMBER, revision),
-        sop_instance_uid=result_uid("seg", series, hashes, digest, revision),
+        series_instance_uid=result_series_uid("seg", series, digest, edition),
+        series_number=revised_number(SERIES_NUMBER, identity.revision),
+        sop_instance_uid=result_uid("seg", series, hashes, digest, edition),
         instance_number=1,
         manufacturer=text(station.manufacturer, 64),
         manufacturer_model_name=text(station.product, 64),
@@ -116,7 +116,7 @@ def _segmentation(
         content_description=NOTICE_SHORT,
         content_label="AI_FINDING",
         omit_empty_frames=True,
-        series_description=revised_text(NOTICE_SHORT, revision),
+        series_description=revised_text(NOTICE_SHORT, identity),
     )
     dimensions = derived_uid("dimensions", str(result.SOPInstanceUID))  # highdicom's are random
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):

@@ -72,7 +72,7 @@ def structured_report(
         str(source.SeriesInstanceUID),
         volume.pixel_sha256,
         identity.pipeline_digest,
-        identity.revision,
+        identity.edition,
     )
     make = sr.ComprehensiveSR if simpler else sr.Comprehensive3DSR
     group = _finding_group(outcome, volume, identity)
@@ -93,7 +93,7 @@ def unanalysed_report(
         str(sources[0].SeriesInstanceUID),
         [str(source.SOPInstanceUID) for source in sources],
         identity.pipeline_digest,
-        identity.revision,
+        identity.edition,
     )
     make = sr.ComprehensiveSR if simpler else sr.Comprehensive3DSR
     group = _unanalysed_group(outcome, subject, sources[0], identity)
@@ -108,7 +108,7 @@ def _document(
     sop_instance_uid: str,
     identity: Identity,
 ) -> Dataset:
-    digest, revision = identity.pipeline_digest, identity.revision
+    digest, edition = identity.pipeline_digest, identity.edition
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(identity.station)),
         procedure_reported=_procedure(key),
@@ -120,14 +120,14 @@ def _document(
         report = make(
             evidence=evidence(sources),
             content=content[0],
-            series_instance_uid=result_series_uid("sr", str(key.SeriesInstanceUID), digest, revision),
-            series_number=revised_number(SERIES_NUMBER, revision),
+            series_instance_uid=result_series_uid("sr", str(key.SeriesInstanceUID), digest, edition),
+            series_number=revised_number(SERIES_NUMBER, identity.revision),
             sop_instance_uid=sop_instance_uid,
             instance_number=1,
             is_complete=True,
             is_final=False,
             is_verified=False,
-            series_description=revised_text(NOTICE_SHORT, revision),
+            series_description=revised_text(NOTICE_SHORT, identity),
             content_qualification="RESEARCH",
             specific_character_set=None,
             previous_versions=None if earlier is None else [_predecessor(earlier)],
@@ -205,7 +205,14 @@ def _finding_group(outcome: Findings, volume: Volume, identity: Identity) -> _Gr
         qualitative_evaluations=_evaluations(evaluations),
         source_images=references,
     )
-    return _with_comments(group, [NOTICE])
+    return _with_comments(group, [*_earliness(volume, identity), NOTICE])
+
+
+def _earliness(volume: Volume, identity: Identity) -> list[str]:
+    if not identity.early:
+        return []
+    images = len({str(source.SOPInstanceUID) for source in volume.sources})
+    return [f"Early result on the {images} images that had arrived. A report on all images takes its place."]
 
 
 def _unanalysed_group(outcome: NotAnalysed, subject: Subject, source: Dataset, identity: Identity) -> _Group:

@@ -38,6 +38,7 @@ def finding_document(told: Notification, message_uid: str, *, identifiers: bool)
             "modality": told.modality,
             "images": len(told.images),
             "revision": told.revision,
+            "early": told.early,
             "key_sop_instance_uid": told.key_image.sop_instance_uid,
         },
         "report_sop_instance_uid": report,

@@ -16,7 +16,7 @@ from appliance.journal import database, deliveries, instances, jobs, series
 from appliance.journal.database import Journal
 from appliance.journal.instances import Recorded, record
 from appliance.journal.jobs import Result
-from appliance.journal.series import NewJob, Skip
+from appliance.journal.series import Arrived, NewJob, Skip
 from tests.journal_samples import (
     PACS,
     REPORTS,
@@ -24,14 +24,14 @@ from tests.journal_samples import (
     claimed_job,
     count,
     decide,
+    finish_job,
     image,
+    new_job,
     open_journal,
     planned_job,
     state_of,
 )
 from tests.support.running import ENVIRONMENT
-
-DONE = Result("negative", None, None, "sha", 1.0)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ class TestRecording:
         planned_job(journal)
         job = claimed_job(journal)
         with journal.write() as connection:
-            jobs.finish(connection, job, DONE, [artifact("2.25.9")], REPORTS)
+            finish_job(connection, job, [artifact("2.25.9")], REPORTS)
         assert put(journal, "2.25.9") is Recorded.OWN_RESULT
         assert count(journal, "deliveries") == 2
 
@@ -118,7 +118,7 @@ class TestLateImages:
             (one,) = series.waiting(connection)
         assert (one.revision, one.images) == (1, 2)
 
-    @pytest.mark.parametrize("planned", [[NewJob("m", "sha", 0)], []], ids=["planned", "skipped"])
+    @pytest.mark.parametrize("planned", [[new_job("m")], []], ids=["planned", "skipped"])
     def test_a_late_image_opens_a_decided_series_at_the_next_revision(
         self, journal: Journal, planned: list[NewJob]
     ) -> None:
@@ -136,8 +136,8 @@ class TestLateImages:
         first, second = claimed_job(journal), claimed_job(journal)
         assert (first.series, second.series) == ((("1.2.3.0", 1),), (("1.2.3.0", 2),))
         with journal.read() as connection:
-            assert not series.is_current(connection, first)
-            assert series.is_current(connection, second)
+            assert not series.arrived(connection, first).current
+            assert series.arrived(connection, second) == Arrived(current=True, open=False, images=2)
 
     def test_a_decision_about_what_was_seen_before_the_image_came_is_not_written(
         self, journal: Journal
@@ -152,7 +152,7 @@ class TestLateImages:
             assert series.complete(connection, seen, "quiet")
         put(journal, "3")
         with journal.write() as connection:
-            assert not series.plan(connection, seen, [NewJob("m", "sha", 0)], [Skip("n", "modality", "")])
+            assert not series.plan(connection, seen, [new_job("m")], [Skip("n", "modality", "")])
         assert state_of(journal, "series", "1.2.3.0") == "open"
         assert count(journal, "jobs") == count(journal, "skips") == 0
 
@@ -181,7 +181,7 @@ class TestOutbox:
         job = claimed_job(journal)
         results = [artifact("routine", study="r"), artifact("urgent", urgent=True, study="u")]
         with journal.write() as connection:
-            jobs.finish(connection, job, DONE, results, REPORTS)
+            finish_job(connection, job, results, REPORTS)
         put(journal, "late", study_instance_uid="o")
         claimed = [claim(journal) for _ in range(5)]
         assert claimed == [["urgent"], ["1.2.3.0.0"], ["late"], ["routine"], []]
@@ -235,7 +235,7 @@ class TestJobs:
         order = [claimed_job(journal).series[0][0] for _ in range(3)]
         assert order == ["b", "c", "a"]
         with journal.write() as connection:
-            assert jobs.claim(connection) is None
+            assert jobs.claim(connection, {}) is None
 
     def test_attempts_are_counted_when_claimed_so_that_a_crash_counts(self, journal: Journal) -> None:
         planned_job(journal)
@@ -263,21 +263,21 @@ class TestJobs:
         job = claimed_job(journal)
         with journal.write() as connection:
             jobs.retry(connection, job.id, delay_s=1000.0, detail="OSError")
-            assert jobs.claim(connection) is None
+            assert jobs.claim(connection, {}) is None
         assert state_of(journal, "jobs", job.id) == "queued"
 
     def test_the_first_finished_bytes_are_the_result_for_good(self, journal: Journal) -> None:
         planned_job(journal)
         first = artifact("2.25.9")
         with journal.write() as connection:
-            job = jobs.claim(connection)
+            job = jobs.claim(connection, {})
             assert job is not None
-            assert jobs.finish(connection, job, DONE, [first], REPORTS) == []
+            assert finish_job(connection, job, [first], REPORTS) == []
         planned_job(journal, number=1)
         again, new = artifact("2.25.9"), artifact("2.25.10")
         job = claimed_job(journal)
         with journal.write() as connection:
-            assert jobs.finish(connection, job, DONE, [again, new], REPORTS) == [again.spool_key]
+            assert finish_job(connection, job, [again, new], REPORTS) == [again.spool_key]
             assert jobs.artifact_keys(connection) == {first.spool_key, new.spool_key}
         with journal.read() as connection:
             sent = connection.execute("SELECT sop_instance_uid FROM deliveries WHERE spool = 'results'")
@@ -288,7 +288,7 @@ class TestJobs:
         job = claimed_job(journal)
         one = artifact("2.25.9")
         with pytest.raises(sqlite3.IntegrityError), journal.write() as connection:
-            jobs.finish(connection, job, Result("nonsense", None, None, "sha", 1.0), [one], REPORTS)
+            finish_job(connection, job, [one], REPORTS, outcome="nonsense")
         assert count(journal, "artifacts") == 0
         assert count(journal, "deliveries") == 1
         assert state_of(journal, "jobs", job.id) == "running"
@@ -307,9 +307,9 @@ class TestJobs:
     def test_what_finished_says_how(self, journal: Journal) -> None:
         planned_job(journal)
         job = claimed_job(journal)
-        result = Result("not_analysed", "no_decoder", "a sentence", "sha2", 2.5)
+        result = Result("not_analysed", "no_decoder", "a sentence", "sha2")
         with journal.write() as connection:
-            jobs.finish(connection, job, result, [], REPORTS)
+            jobs.finish(connection, job, result, jobs.Yield(2.5))
             row = connection.execute(
                 "SELECT outcome, reason, detail, model_sha256, seconds FROM jobs"
             ).fetchone()
@@ -330,7 +330,7 @@ class TestReboot:
             connection.execute("UPDATE series SET first_s = 1e9, last_s = 1e9")
         open_journal(tmp_path)
         with journal.write() as connection:
-            assert jobs.claim(connection) is None, "the same boot changes nothing"
+            assert jobs.claim(connection, {}) is None, "the same boot changes nothing"
         monkeypatch.setattr(database, "boot_id", lambda: "another boot")
         monkeypatch.setattr(database, "boot_seconds", lambda: 5.0)
         rebooted = open_journal(tmp_path)

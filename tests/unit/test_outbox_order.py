@@ -13,14 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from appliance.domain.types import Delivery, Postponed, Priority, Refused, SendResult, Stored
-from appliance.journal import deliveries, instances, jobs
+from appliance.journal import deliveries, instances
 from appliance.journal.database import Journal
 from appliance.journal.interventions import Intervention, intervene
-from appliance.journal.jobs import Result
-from tests.journal_samples import PACS, REPORTS, artifact, claimed_job, image, open_journal, planned_job
+from tests.journal_samples import (
+    PACS,
+    REPORTS,
+    artifact,
+    claimed_job,
+    finish_job,
+    image,
+    open_journal,
+    planned_job,
+)
 from tests.support.examples import examples
-
-POSITIVE = Result("positive", None, None, "sha", 1.0)
 
 
 def receive(journal: Journal, *uids: str, study: str) -> None:
@@ -151,7 +157,7 @@ def test_a_job_that_finds_something_flags_its_study(journal: Journal) -> None:
     job = claimed_job(journal)
     found = replace(artifact("2.25.9", urgent=True), key_sop_instance_uids=("1.2.3.0.0",))
     with journal.write() as connection:
-        jobs.finish(connection, job, POSITIVE, [found], REPORTS)
+        finish_job(connection, job, [found], REPORTS, outcome="positive")
     assert [(one.sop_instance_uid, one.priority) for one in claim(journal)] == [
         ("1.2.3.0.0", Priority.KEY_IMAGE)
     ]

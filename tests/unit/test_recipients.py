@@ -12,11 +12,10 @@ from pydicom.uid import ComprehensiveSRStorage
 from appliance.config.destinations import DicomDestination
 from appliance.domain.recipients import recipients, stand_ins
 from appliance.domain.types import Artifact, Delivery, Refused, Stored
-from appliance.journal import deliveries, files, jobs, substitutes
+from appliance.journal import deliveries, files, substitutes
 from appliance.journal.database import Journal
-from appliance.journal.jobs import Result
 from tests.dicom_samples import CtSeries
-from tests.journal_samples import artifact, claimed_job, open_journal, planned_job
+from tests.journal_samples import artifact, claimed_job, finish_job, open_journal, planned_job
 from tests.result_samples import findings, produce, sample_volume
 
 REPORT = artifact("2.25.1")
@@ -121,7 +120,7 @@ class Outbox:
         planned_job(self.journal)
         job = claimed_job(self.journal)
         with self.journal.write() as connection:
-            jobs.finish(connection, job, Result("negative", None, None, "sha", 1.0), results, {"pacs": takes})
+            finish_job(connection, job, results, {"pacs": takes})
 
     def claim(self) -> list[Delivery]:
         """The next results; the originals before them are stored."""

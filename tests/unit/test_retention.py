@@ -29,7 +29,7 @@ from appliance.services.receiving.indexing import Indexer, recover
 from appliance.services.storage import Storage
 from appliance.spool.store import Spool
 from tests.dicom_samples import CtSeries, write_series
-from tests.journal_samples import IMAGE, artifact, decide, image, state_of
+from tests.journal_samples import IMAGE, artifact, decide, finish_job, image, new_job, state_of
 from tests.support.clock import BootClock, stopped_clock
 from tests.support.examples import examples
 
@@ -193,14 +193,14 @@ def test_an_open_series_and_a_job_keep_it(site: Site) -> None:
     key = site.receive("1", "archive")
     site.deliver(key, "archive", *STORED)
     assert site.after(50 * HOUR) == {key}
-    site.decide("1", NewJob("model", "sha", 1))
+    site.decide("1", new_job())
     assert site.after(50 * HOUR) == {key}
     with site.journal.write() as connection:
-        job = jobs.claim(connection)
+        job = jobs.claim(connection, {})
     assert job is not None
     assert site.after(50 * HOUR) == {key}
     with site.journal.write() as connection:
-        jobs.finish(connection, job, jobs.Result("negative", None, None, "sha", 1.0), [], {})
+        finish_job(connection, job)
     site.after(0.02 * HOUR)
     assert site.after(HOUR) == set()
 
@@ -225,13 +225,10 @@ def test_a_result_has_its_own_time(site: Site) -> None:
     with site.journal.write() as connection:
         decided = image("1")
         instances.record(connection, decided, [])
-        decide(connection, decided.series_instance_uid, NewJob("model", "sha", 1))
-        job = jobs.claim(connection)
+        decide(connection, decided.series_instance_uid, new_job())
+        job = jobs.claim(connection, {})
         assert job is not None
-        jobs.finish(
-            connection, job, jobs.Result("negative", None, None, "sha", 1.0),
-            [_at(artifact("9"), key)], {"archive": ("sr",)},
-        )  # fmt: skip
+        finish_job(connection, job, [_at(artifact("9"), key)], {"archive": ("sr",)})
     site.deliver(key, "archive", *STORED)
     assert site.after(1.9 * HOUR, site.storage.results) == {key}
     assert site.after(0.2 * HOUR, site.storage.results) == set()

@@ -42,6 +42,7 @@ LEGAL = {
     "job": {
         ("queued", "claim"): "running",
         ("running", "succeed"): "done",
+        ("running", "rest"): "queued",
         ("running", "retry"): "queued",
         ("running", "lease_lost"): "queued",
         ("running", "give_up"): "failed",

@@ -13,19 +13,17 @@ import yaml
 
 from appliance.config.load import load
 from appliance.domain.types import Delivery, Job, Refused, SendResult, Stored
-from appliance.journal import deliveries, jobs, messages
+from appliance.journal import deliveries, messages
 from appliance.journal.database import Journal
 from appliance.journal.instances import record
-from appliance.journal.jobs import Result
 from appliance.journal.messages import Message
-from appliance.journal.series import NewJob
 from appliance.observe import metrics
 from appliance.results.notification import Notification
 from appliance.services.inference.messenger import Messenger
 from appliance.services.monitoring.alarm import Alarm
 from appliance.services.storage import Storage
 from appliance.spool.store import PREAMBLE_BYTES
-from tests.journal_samples import claimed_job, decide, image, open_journal, planned_job
+from tests.journal_samples import claimed_job, decide, finish_job, image, new_job, open_journal, planned_job
 from tests.message_samples import NEGATIVE, NOTIFICATION
 
 SERIES = NOTIFICATION.series_instance_uid
@@ -65,7 +63,7 @@ class Site:
         """One more image of the series arrives."""
         with self.journal.write() as connection:
             record(connection, image(f"{SERIES}.{number}", series_instance_uid=SERIES), ())
-            decide(connection, SERIES, NewJob(MODEL, "sha", 1))
+            decide(connection, SERIES, new_job(MODEL))
 
     def tell(self, told: Notification, kinds: frozenset[str] = frozenset({"message"})) -> list[Message]:
         """Finish the next job with this answer; the messages about it."""
@@ -77,7 +75,7 @@ class Site:
 
     def finish(self, job: Job, told: Notification, made: list[Message]) -> list[str]:
         with self.journal.write() as connection:
-            return jobs.finish(connection, job, Result(told.verdict, None, None, "sha", 1.0), (), {}, made)
+            return finish_job(connection, job, outcome=told.verdict, told=made)
 
     def claim(self, destination: str) -> list[Delivery]:
         with self.journal.write() as connection:

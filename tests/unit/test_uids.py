@@ -56,20 +56,20 @@ def test_a_derived_series_depends_on_source_series_and_pipeline() -> None:
 
 
 def test_a_result_depends_on_kind_images_and_revision_but_not_on_their_order() -> None:
-    assert result_uid("sr", "1", ["a", "b"], "p", 1) == result_uid("sr", "1", ["b", "a"], "p", 1)
+    assert result_uid("sr", "1", ["a", "b"], "p", "1") == result_uid("sr", "1", ["b", "a"], "p", "1")
     variants = [
-        result_uid("sr", "1", ["a", "b"], "p", 1),
-        result_uid("sc", "1", ["a", "b"], "p", 1),
-        result_uid("sr", "1", ["a"], "p", 1),
-        result_uid("sr", "1", ["a", "b"], "p", 2),
-        result_uid("sr", "1", ["a", "b"], "q", 1),
+        result_uid("sr", "1", ["a", "b"], "p", "1"),
+        result_uid("sc", "1", ["a", "b"], "p", "1"),
+        result_uid("sr", "1", ["a"], "p", "1"),
+        result_uid("sr", "1", ["a", "b"], "p", "2"),
+        result_uid("sr", "1", ["a", "b"], "q", "1"),
     ]
     assert len(set(variants)) == len(variants)
 
 
 def test_a_result_series_is_the_same_for_any_images_and_new_for_a_revision() -> None:
-    assert result_series_uid("sr", "1", "p", 1) != result_series_uid("sr", "1", "p", 2)
-    assert result_series_uid("sr", "1", "p", 1) != result_series_uid("sc", "1", "p", 1)
+    assert result_series_uid("sr", "1", "p", "1") != result_series_uid("sr", "1", "p", "2")
+    assert result_series_uid("sr", "1", "p", "1") != result_series_uid("sc", "1", "p", "1")
 
 
 def test_a_finding_is_tracked_across_revisions_and_a_model_by_its_weights() -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import cast
 
 import pytest
 import yaml
@@ -18,12 +16,10 @@ from appliance.config.load import load
 from appliance.dicom.outcome import Enhanced, Findings
 from appliance.domain.types import Job
 from appliance.journal.database import Journal
-from appliance.journal.health import register
 from appliance.observe.metrics import REGISTRY
-from appliance.observe.process import Process
 from appliance.results import Produced
-from appliance.services.inference.health import ModelHealth
-from appliance.services.inference.infer import Answer, Inference
+from appliance.services.inference.recording import Recorder
+from appliance.services.inference.step import Step, word
 from appliance.services.storage import Storage
 from tests.dicom_samples import CtSeries
 from tests.journal_samples import claimed_job, open_journal, planned_job
@@ -32,20 +28,8 @@ from tests.result_samples import enhanced, findings, produce, sample_volume
 MODEL = "withholding"
 
 
-class _Running:
-    """What inference needs of its process."""
-
-    name = "infer"
-
-    def __init__(self) -> None:
-        self.stopping = threading.Event()
-
-    def alive(self) -> None:
-        """Nobody waits to hear it."""
-
-
 class Site:
-    """Inference with one job that is running."""
+    """One job that is running, and what records its steps."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / "site.yaml"
@@ -77,13 +61,9 @@ class Site:
 
         storage = Storage(self.config)
         with closing(storage.journal):
-            health = ModelHealth(self.config, storage.journal, [])
-            with storage.journal.write() as connection:
-                register(connection, {MODEL: "sha"})
-            inference = Inference(self.config, storage, cast(Process, _Running()), [], health)
-            answer = Answer(outcome, self.volume.sources, spoilt())
-            inference._finish(self.job, answer, "sha", ["pacs"], time.monotonic())
-            inference.close()
+            recorder = Recorder(self.config, storage, lambda: None)
+            step = Step(word(outcome), sources=self.volume.sources, produced=spoilt())
+            recorder.record(self.job, step, ["pacs"], "sha", time.monotonic())
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         with self.journal.read() as connection:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, Outcome, PrivateElement
+from appliance.dicom.outcome import Code, Enhanced, NotAnalysed, PrivateElement
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import EnhanceTask, Manifest
 from appliance.runtime.answers import CheckedRunner, WrongAnswer
@@ -39,8 +39,13 @@ def run(
     strength: float,
     runner: Runner,
     progress: Callable[[], None] | None = None,
-) -> Outcome:
+    *,
+    judged: bool = False,
+) -> Enhanced | NotAnalysed:
     """Enhance every slice of `volume` at `strength` (0..1).
+
+    `volume` may be a part of a series. Once one part was found to be what the model was trained on, the
+    others are `judged`: a few slices alone may hold nothing but air.
 
     `progress`, where given, is called after each batch. The graph takes `x` (b, 1, h, w) and
     `strength` (b, 1) and returns `y` and `sigma_map`, both (b, 1, h, w).
@@ -55,7 +60,7 @@ def run(
         return NotAnalysed(OUT_OF_DISTRIBUTION, "some voxels are not finite numbers")
     padding = np.zeros(volume.voxels.shape, np.bool_) if volume.padding is None else volume.padding
     untouched = padding | (volume.voxels < LOWEST_HU)
-    problem = hounsfield_problem(volume.voxels, padding)
+    problem = None if judged else hounsfield_problem(volume.voxels, padding)
     if problem is not None:
         return NotAnalysed(OUT_OF_DISTRIBUTION, problem)
 
@@ -65,7 +70,7 @@ def run(
     except WrongAnswer as error:
         return NotAnalysed(error.reason, str(error))
     lowest, highest = task.trained_noise
-    if not lowest <= noise <= highest:
+    if not judged and not lowest <= noise <= highest:
         return NotAnalysed(
             OUT_OF_DISTRIBUTION,
             f"the noise of about {noise:.1f} lies outside the trained range of {lowest:g} to {highest:g}",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.dicom.outcome import Code, Findings, NotAnalysed, Outcome
+from appliance.dicom.outcome import Code, Findings, NotAnalysed
 from appliance.dicom.volume import Volume
 from appliance.models.manifest import CodeEntry, Manifest, TriageTask
 from appliance.models.tasks.head_alignment import AlignedHead, align_head, to_source
@@ -90,7 +90,7 @@ def run(
     threshold: float,
     runner: Runner,
     progress: Callable[[], None] | None = None,
-) -> Outcome:
+) -> Findings | NotAnalysed:
     """Look for the finding of `task` in `volume`; positive where the score reaches `threshold`.
 
     `progress`, where given, is called after each batch. The graph takes what `inputs_of` makes and

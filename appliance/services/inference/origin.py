@@ -21,6 +21,17 @@ _MANUFACTURER = "Edge Inference Appliance project"
 _PRODUCT = "Edge Inference Appliance"
 
 
+def pipeline_digest(package: Package, settings: dict[str, float]) -> str:
+    """What makes results of a model with these settings other results than those with others."""
+    manifest, derived = package.manifest, package.pipeline.derived
+    parts = [manifest.id, manifest.version, manifest.weights.sha256, _named(settings), derived.model_dump()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _named(settings: dict[str, float]) -> dict[str, str]:
+    return {name: f"{value:g}" for name, value in settings.items()}
+
+
 def station_of(config: Config) -> StationIdentity:
     """How this appliance names itself in what it makes."""
     station = config.station
@@ -47,12 +58,6 @@ def identity_of(
     `ran` is `ModelIdentity.ran`. It is no part of the digest: an engine built anew makes no new result.
     """
     manifest, station, derived = package.manifest, config.station, package.pipeline.derived
-    named = {name: f"{value:g}" for name, value in settings.items()}
-    digest = hashlib.sha256(
-        json.dumps(
-            [manifest.id, manifest.version, manifest.weights.sha256, named, derived.model_dump()]
-        ).encode()
-    ).hexdigest()
     zone = ZoneInfo(station.timezone) if station.timezone else None
     with storage.journal.read() as connection:
         begun = datetime.fromisoformat(jobs.begun_at(connection, job))
@@ -67,10 +72,10 @@ def identity_of(
             manifest.weights.sha256,
             tuple(ran),
         ),
-        pipeline_digest=digest,
+        pipeline_digest=pipeline_digest(package, settings),
         revision=job.series[0][1],
         created=datetime.now(timezone.utc).astimezone(zone),
-        parameters=named,
+        parameters=_named(settings),
         series_begun=begun.astimezone(zone),
         earlier_report=None if report is None else EarlierReport(*report),
         names_scanner=derived.equipment == "scanner",

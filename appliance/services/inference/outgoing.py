@@ -1,4 +1,4 @@
-"""The gate that every result object passes before it is queued; what does not conform is set aside."""
+"""What is made for destinations, and the gate that each object passes; what does not conform is set aside."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from appliance.config.schema import Config
 from appliance.domain.errors import GiveUp
+from appliance.domain.recipients import stand_ins
 from appliance.domain.types import Artifact
 from appliance.journal import series
 from appliance.journal.database import Journal
 from appliance.observe import metrics
-from appliance.results import Numbering, Produced
+from appliance.results import Numbering, Order, Produced
 from appliance.results.conformance import Sources, Violation, check
 from appliance.spool.store import PREAMBLE_BYTES, Spool
 
@@ -74,6 +76,19 @@ def examine(
         },
     )
     return Withheld(produced.kind, produced.sop_instance_uid, key, tuple(violations))
+
+
+def order_of(config: Config, destinations: Sequence[str], kinds: frozenset[str], journal: Journal) -> Order:
+    """What is to be made of an outcome whose pipeline makes `kinds` of it, for what destinations take."""
+    takes = takes_of(config, destinations)
+    taken = frozenset(kind for each in takes.values() for kind in each)
+    return Order(kinds & taken, stand_ins(kinds, takes), numbering(journal))
+
+
+def takes_of(config: Config, destinations: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The kinds of result objects that each of the destinations takes which are sent objects."""
+    stores = config.dicom_destinations
+    return {name: stores[name].takes for name in destinations if name in stores}
 
 
 def numbering(journal: Journal) -> Numbering:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from appliance.config.schema import Config
+from appliance.dicom.frames import MULTI_FRAME
 from appliance.dicom.geometry import check_series
 from appliance.dicom.header import Facts
 from appliance.domain.errors import TryAgain
@@ -25,8 +26,10 @@ from appliance.services.storage import Storage
 
 _TICK_S = 0.25  # while a series is open
 _LOOK_S = 5.0
-# Triage is run before enhancement: somebody may be waiting to be read.
-_URGENCY = {"triage": 0, "enhance": 1}
+# Triage is run before enhancement: somebody may be waiting to be read. Of each, what is STAT comes first.
+_URGENCY = {"triage": 0, "enhance": 2}
+_BEGIN_IMAGES = 8
+"""A series that arrives is looked at when it has so many images, and then whenever they have doubled."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class Planner:
         self._config = config
         self._journal = storage.journal
         self._packages = packages
+        self._begun: dict[tuple[str, int], int] = {}
 
     def look(self) -> bool:
         """Decide what can be decided now; returns whether anything is still open.
@@ -47,10 +51,27 @@ class Planner:
         """
         with self._journal.read() as connection:
             waiting = series.waiting(connection)
+        begun, self._begun = self._begun, {}
         for one in waiting:
             if one.state == "complete" or self._complete(one):
                 self._plan(one)
+            else:
+                self._begin(one, begun.get((one.series_instance_uid, one.revision), 0))
         return bool(waiting)
+
+    def _begin(self, one: WaitingSeries, looked: int) -> None:
+        """Let models begin with what has come of a series; those that do not take it are asked again.
+
+        `looked` is the number of images that it had the last time.
+        """
+        if one.images >= max(_BEGIN_IMAGES, 2 * looked):
+            looked = one.images
+            jobs, _ = self._decide(one, arriving=True)
+            with self._journal.write() as connection:
+                begun = series.begin(connection, one, jobs)
+            if begun:
+                ring(self._config.run_directory, "infer")
+        self._begun[one.series_instance_uid, one.revision] = looked
 
     def _complete(self, one: WaitingSeries) -> bool:
         settings = self._config.completeness
@@ -94,13 +115,20 @@ class Planner:
         if jobs:
             ring(self._config.run_directory, "infer")
 
-    def _decide(self, one: WaitingSeries) -> tuple[list[NewJob], list[Skip]]:
-        """The answer of every pipeline, so that a missing flag is never taken for a negative one."""
+    def _decide(self, one: WaitingSeries, *, arriving: bool = False) -> tuple[list[NewJob], list[Skip]]:
+        """The answer of every pipeline, so that a missing flag is never taken for a negative one.
+
+        While images are `arriving`, some may be parts of one object that only all of them show.
+        """
         with self._journal.read() as connection:
             rows = instances.of_series(connection, one.series_instance_uid)
+            source = instances.calling_ae_title(connection, one.series_instance_uid)
             are_all_kept = instances.are_all_kept(connection, one.series_instance_uid)
         facts = [Facts.from_json(row["facts"]) for row in rows]
+        if arriving and any(fact.sop_class_uid in MULTI_FRAME for fact in facts):
+            return [], []
         geometry = check_series(facts)
+        routine = source not in self._config.inference.stat
         jobs, skips = [], []
         for package in self._packages:
             manifest = package.manifest
@@ -116,7 +144,8 @@ class Planner:
             if problem is not None:
                 skips.append(Skip(manifest.id, problem.reason, problem.detail))
             else:
-                jobs.append(NewJob(manifest.id, manifest.weights.sha256, _URGENCY[manifest.task.kind]))
+                urgency = _URGENCY[manifest.task.kind] + routine
+                jobs.append(NewJob(manifest.id, manifest.weights.sha256, urgency, source))
         return jobs, skips
 
 

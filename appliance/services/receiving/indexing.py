@@ -119,8 +119,8 @@ class Indexer:
                 _log.warning("changed_content", extra={"instance": hashed(instance.sop_instance_uid)})
             if not what.keeps_file:
                 self._spool.remove(instance.spool_key)
-        ring(self._run_directory, "forward")
-        ring(self._run_directory, "plan")
+        for process in ("forward", "plan", "infer"):
+            ring(self._run_directory, process)
 
     def _route(self, instance: Instance) -> tuple[str, ...]:
         origin = instance.origin
