@@ -316,6 +316,57 @@ class TestJobs:
         assert tuple(row) == ("not_analysed", "no_decoder", "a sentence", "sha2", 2.5)
 
 
+class TestTurns:
+    def test_scanners_take_turns_and_the_more_urgent_comes_first(self, journal: Journal) -> None:
+        for number, (source, urgency) in enumerate([("A", 2), ("A", 2), ("B", 2), ("B", 1)]):
+            uid = f"1.2.{number}"
+            with journal.write() as connection:
+                record(connection, image(f"{uid}.1", series_instance_uid=uid), PACS)
+                decide(connection, uid, new_job("m", urgency, source))
+        order, served = [], {"A": 2.0, "B": 1.0}
+        for turn in range(4):
+            with journal.write() as connection:
+                job = jobs.claim(connection, served)
+            assert job is not None
+            served[job.source] = 3.0 + turn
+            order.append((job.source, job.series[0][0]))
+        assert order == [("B", "1.2.3"), ("A", "1.2.0"), ("B", "1.2.2"), ("A", "1.2.1")]
+
+    def test_a_job_rests_until_enough_images_came_or_all(self, journal: Journal) -> None:
+        put(journal, "1")
+        with journal.write() as connection:
+            (one,) = series.waiting(connection)
+            assert series.begin(connection, one, [new_job()])
+            assert not series.begin(connection, one, [new_job()]), "one job for a revision"
+        for images_due, number in ((2, "2"), (9, "3")):
+            job = claimed_job(journal)
+            with journal.write() as connection:
+                jobs.rest(connection, job, jobs.Yield(1.0), images_due=images_due)
+                assert jobs.claim(connection, {}) is None
+            put(journal, number)
+        with journal.write() as connection:
+            assert jobs.claim(connection, {}) is None, "it waits for nine images"
+            (one,) = series.waiting(connection)
+            assert series.complete(connection, one, "quiet")
+            assert jobs.claim(connection, {}) is None, "nothing is decided yet"
+            assert series.plan(connection, one, [new_job()], [])
+        assert claimed_job(journal).attempts == 1, "what made progress begins to count anew"
+
+    def test_a_model_that_began_and_does_not_take_the_whole_ends_with_the_reason(
+        self, journal: Journal
+    ) -> None:
+        put(journal, "1")
+        with journal.write() as connection:
+            (one,) = series.waiting(connection)
+            series.begin(connection, one, [new_job()])
+            series.complete(connection, one, "quiet")
+            assert series.plan(connection, one, [], [Skip("model", "gantry_tilt", "sheared")])
+        job = claimed_job(journal)
+        with journal.read() as connection:
+            assert jobs.refusal(connection, job) == ("gantry_tilt", "sheared")
+        assert count(journal, "skips") == 0
+
+
 class TestReboot:
     def test_timers_start_anew_after_a_reboot(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(database, "boot_seconds", lambda: 9e8)

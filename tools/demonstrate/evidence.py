@@ -43,11 +43,15 @@ class Report:
 
 @dataclass
 class Arrived:
-    """What the PACS has of one series and of the results about it."""
+    """What the PACS has of one series and of the results about it.
+
+    `early` reports came before the series was complete; one of `reports` takes the place of each.
+    """
 
     series: Series
     originals: dict[str, Path] = field(default_factory=dict)
     derived: list[Derived] = field(default_factory=list)
+    early: list[Report] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     cards: list[Derived] = field(default_factory=list)
 
@@ -55,7 +59,7 @@ class Arrived:
     def files(self) -> list[Path]:
         """Everything, originals first."""
         images = [derived.path for derived in (*self.derived, *self.cards)]
-        return [*self.originals.values(), *images, *(report.path for report in self.reports)]
+        return [*self.originals.values(), *images, *(report.path for report in (*self.early, *self.reports))]
 
 
 class Evidence:
@@ -103,6 +107,8 @@ class Evidence:
         report = read_report(path, header)
         if arrived is None or report is None:
             self.strangers.append(f"{path.stem} is a report without an outcome or about another series")
+        elif str(header.SeriesDescription).endswith(" early"):
+            arrived.early.append(report)
         else:
             arrived.reports.append(report)
 

@@ -19,7 +19,8 @@ JOBS_FINISHED = "appliance_jobs_finished_total"
 class Row:
     """One line of the table.
 
-    `seconds` run from the first image sent to the last object at the PACS, `triage_seconds` to the report.
+    `seconds` run from the first image sent to the last object at the PACS, `triage_seconds` to the first
+    report.
     """
 
     series: Series
@@ -86,7 +87,7 @@ def _row(arrived: Arrived, first_sent: float | None) -> Row:
         enhanced=len(arrived.derived),
         triage=_outcome(arrived),
         seconds=_seconds(first_sent, arrived.files),
-        triage_seconds=_seconds(first_sent, [report.path for report in arrived.reports]),
+        triage_seconds=_seconds(first_sent, [report.path for report in arrived.early or arrived.reports]),
         problems=tuple(problems),
     )
 
@@ -150,6 +151,8 @@ def _triage(arrived: Arrived) -> list[str]:
     positives = sum(report.positive for report in arrived.reports)
     if len(arrived.reports) > 1:
         problems.append(f"{len(arrived.reports)} triage reports arrived for one series")
+    if len(arrived.early) > positives:
+        problems.append(f"{len(arrived.early)} early reports, {positives} positive reports on all images")
     if len(arrived.cards) != positives:
         problems.append(f"{len(arrived.cards)} heat-map cards for {positives} positive reports")
     if arrived.series.bleed is not None:
