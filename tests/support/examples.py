@@ -10,4 +10,5 @@ USUAL = 100
 
 def examples(number: int) -> int:
     """`number` of a whole run, and as much less in the fast one as tests/conftest.py sets for all tests."""
-    return max(5, number * settings().max_examples // USUAL)
+    drawn: int = settings().max_examples
+    return max(5, number * drawn // USUAL)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage
 
 from tools.campaigns.journal_view import Decided, JournalView, Made
@@ -116,13 +116,25 @@ def _derived(
 
 
 def _once_per_series(made: Mapping[str, Made], expected: Reference, revision: int) -> Iterable[str]:
-    """One object of each other kind for each revision; `_results` has shown that they are at the PACS."""
-    counts = Counter((one.kind, one.revision) for one in made.values() if one.kind != ENHANCED)
+    """One object of each other kind for each revision; `_results` has shown that they are at the PACS.
+
+    A report may have come early as well, before the series was complete.
+    """
+    others = [one for one in made.values() if one.kind != ENHANCED]
+    early = [one for one in others if _is_early(one)]
+    counts = Counter((one.kind, one.revision) for one in others if one not in early)
+    if len({one.revision for one in early}) < len(early):
+        yield "TWICE: two early reports about one revision of the series"
     if any(count > 1 for count in counts.values()):
         yield "TWICE: two reports about one revision of the series"
     for kind in expected.kinds:
         if kind != ENHANCED and not counts[kind, revision]:
             yield f"INCOMPLETE: no {kind} about the whole series"
+
+
+def _is_early(one: Made) -> bool:
+    header = dcmread(one.path, stop_before_pixels=True, specific_tags=["SeriesDescription"])
+    return str(header.get("SeriesDescription")).endswith(" early")
 
 
 def _decisions(decisions: list[Decided], expected: Reference, revision: int) -> Iterable[str]:
