@@ -59,15 +59,15 @@ def told(connection: sqlite3.Connection, job: Job, destination: str) -> str | No
     """What a destination was, or is about to be, told last of the job's series before.
 
     A word of the `jobs.outcome` column, `retracted`, or None if nothing. What is left to a person was not
-    told.
+    told of an earlier revision; of this one it is, so that the same answer is not left to a person twice.
     """
     row = connection.execute(
         # A job that has not ended told of a finding early.
         "SELECT CASE j.reason WHEN 'retracted' THEN j.reason ELSE coalesce(j.outcome, 'positive') END"
         " AS outcome"
-        f" {_TOLD_EARLIER} AND d.state NOT IN ('rejected', 'dropped')"
+        f" {_TOLD_EARLIER} AND (j.id = ? OR d.state NOT IN ('rejected', 'dropped'))"
         " ORDER BY s.revision DESC, d.id DESC LIMIT 1",
-        _earlier(job, destination),
+        (*_earlier(job, destination), job.id),
     ).fetchone()
     return None if row is None else str(row["outcome"])
 

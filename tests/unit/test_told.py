@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from appliance.config.load import load
-from appliance.domain.types import Delivery, Job, Refused, SendResult, Stored
-from appliance.journal import deliveries, messages
+from appliance.domain.types import Delivery, EarlyFlag, Job, Refused, SendResult, Stored
+from appliance.journal import deliveries, jobs, messages
 from appliance.journal.database import Journal
 from appliance.journal.instances import record
 from appliance.journal.messages import Message
@@ -131,6 +131,21 @@ def test_a_job_that_ends_twice_tells_once(site: Site) -> None:
         connection.execute("UPDATE jobs SET state = 'running'")
     assert site.finish(job, NOTIFICATION, again) == [message.artifact.spool_key for message in again]
     assert [len(site.states(name)) for name in TOLD] == [1, 1]
+
+
+@pytest.mark.parametrize("answer", [Stored(0), Refused("no such patient")])
+def test_what_was_told_early_is_not_told_again_at_the_end(site: Site, answer: SendResult) -> None:
+    job = claimed_job(site.journal)
+    early = site.messenger.messages(job, replace(NOTIFICATION, uid="2.25.1", early=True), TOLD, {"message"})
+    flag = EarlyFlag(NOTIFICATION.score, "1.2.3")
+    with site.journal.write() as connection:
+        jobs.rest(connection, job, jobs.Yield(1.0, told=early, flag=flag), images_due=0)
+    for name in TOLD:
+        (delivery,) = site.claim(name)
+        site.settle(delivery, answer)
+    job = claimed_job(site.journal)
+    assert job.flag == flag
+    assert site.messenger.messages(job, NOTIFICATION, TOLD, {"message"}) == []
 
 
 def test_the_same_answer_to_more_images_is_no_news(site: Site) -> None:
